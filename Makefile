@@ -1,0 +1,44 @@
+# The whole project in a few words: make demo, make test, make lint. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGES ?=
+
+.PHONY: help setup demo test lint format lock train clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready ## create .venv with the pinned dependencies
+
+$(VENV)/.ready: requirements.lock ops/bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "stream_worker needs Python 3.11 or newer: name one with  make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r ops/bootstrap.lock
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## photos in, 3D objects out: the whole service on a private Kafka (IMAGES=folder for your own photos)
+	$(BIN)/stream-worker demo $(if $(IMAGES),--images "$(IMAGES)")
+
+test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite the layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## pin every dependency again, with hashes and without an index's name
+	$(BIN)/uv pip compile -q pyproject.toml --group dev --extra detector --extra demo --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o requirements.lock
+	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o ops/bootstrap.lock
+
+clean: ## remove what make created here
+	rm -rf $(VENV) demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

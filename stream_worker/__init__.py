@@ -1,0 +1,1 @@
+"""Turns streams of photos into 3D objects, on Kafka."""

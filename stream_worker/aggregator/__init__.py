@@ -1,0 +1,1 @@
+"""The join of an image's manifest and its results into one completed event."""

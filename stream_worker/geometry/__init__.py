@@ -1,0 +1,1 @@
+"""Masks, pointmaps, Gaussians and volumes: plain arrays in, plain arrays out."""

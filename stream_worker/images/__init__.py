@@ -1,0 +1,1 @@
+"""Untrusted input: fetching photos from outside and turning their bytes into pixels."""

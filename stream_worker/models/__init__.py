@@ -1,0 +1,1 @@
+"""Models and the isolated child processes that they live in."""
