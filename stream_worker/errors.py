@@ -1,11 +1,11 @@
 """The errors of the service: what the caller may do about one decides its class.
 
-    StreamWorkerError
-    |-- UserError          wrong settings, a missing topic, no Java: one line, then exit code `exit_code`
-    |-- OutageError        broker or object store away: wait with back-off, never blame a record
-    |-- FatalError         this process can't go on safely: exit, the supervisor starts a new one
-    `-- RecordFault        one record can't be done: failed outcome + dead letter, the others go on
-        `-- TransientFault the same, but trying again may help: bounded retries first
+StreamWorkerError
+|-- UserError          wrong settings, a missing topic, no Java: one line, then exit code `exit_code`
+|-- OutageError        broker or object store away: wait with back-off, never blame a record
+|-- FatalError         this process can't go on safely: exit, the supervisor starts a new one
+`-- RecordFault        one record can't be done: failed outcome + dead letter, the others go on
+    `-- TransientFault the same, but trying again may help: bounded retries first
 """
 
 from __future__ import annotations
