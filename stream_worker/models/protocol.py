@@ -1,0 +1,164 @@
+"""The messages between a model child and its host: frames of JSON header and raw bytes on a private pipe.
+
+A frame is the 4 bytes `SWM1`, the header's length (u32) and the body's length (u64), both little-endian,
+then the header (a JSON object in UTF-8 with a `type`) and the body's bytes.
+
+The child may run in another interpreter (Python 3.10 and later) that has none of the service's
+dependencies. So this file needs the standard library only: its JSON is `json`, not orjson.
+
+| type | from | header | body |
+|---|---|---|---|
+| INIT | host | generation, model `module:Class`, options, heartbeat_s | - |
+| INIT | child | generation, and info + times (it is ready), or fault {code, message} | - |
+| TASK | host | generation, id, task | payload |
+| RESULT | child | generation, id, busy_s, and result, or fault, or error {type, message} | payload |
+| HEARTBEAT | child | generation, state `loading`/`ready`/`busy`, id of the task in hand, rss_bytes | - |
+| SHUTDOWN | host | generation | - |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from enum import Enum
+from typing import Any
+
+MAGIC = b"SWM1"
+PREFIX = struct.Struct("<4sIQ")
+
+MAX_HEADER_BYTES = 32 * 1024 * 1024
+"""Measured: 6.5 kB a mask at 12 megapixels; 300 of them are 2 MB."""
+
+MAX_BODY_BYTES = 1024 * 1024 * 1024
+"""A PLY of 4 million Gaussians of 62 floats is 1 GB; usual ones are 5 to 60 MB."""
+
+_CHUNK = 1024 * 1024
+
+
+class Message(str, Enum):  # noqa: UP042  (see below)
+    """The types of a message. (`StrEnum` came with Python 3.11: the child may run on 3.10.)"""
+
+    INIT = "INIT"
+    TASK = "TASK"
+    RESULT = "RESULT"
+    HEARTBEAT = "HEARTBEAT"
+    SHUTDOWN = "SHUTDOWN"
+
+
+class ProtocolError(Exception):
+    """What came through the pipe is no frame: its sender can't be trusted any more."""
+
+
+class ModelFault(Exception):
+    """Raised by a model: its input or its options are at fault, in one line that a person can act on.
+
+    Args:
+        code: a short snake_case name, such as `weights_missing` or `empty_mask`. Where it is a value of
+            `errors.Reason` it becomes the reason of the record's failure.
+        message: one line.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def pack(header: dict[str, Any], body_size: int = 0) -> bytes:
+    """The bytes of a frame up to its body, which the caller writes right behind them.
+
+    Raises:
+        ProtocolError: the header is not JSON (NaN and Inf are not), or one part is over its limit.
+    """
+    try:
+        encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"the header can't be written as JSON: {error}") from error
+    _check_sizes(len(encoded), body_size)
+    return PREFIX.pack(MAGIC, len(encoded), body_size) + encoded
+
+
+def unpack_prefix(prefix: bytes) -> tuple[int, int]:
+    """The lengths (header, body) that a frame's first `PREFIX.size` bytes tell.
+
+    Raises:
+        ProtocolError: not the start of a frame, or a length over its limit. Nothing was allocated.
+    """
+    if len(prefix) != PREFIX.size:
+        raise ProtocolError(f"the pipe closed inside a frame, after {len(prefix)} bytes")
+    magic, header_size, body_size = PREFIX.unpack(prefix)
+    if magic != MAGIC:
+        raise ProtocolError(f"not a frame: it starts with {prefix!r}")
+    _check_sizes(header_size, body_size)
+    return header_size, body_size
+
+
+def unpack_header(encoded: bytes) -> dict[str, Any]:
+    """A frame's header, with `type` as a `Message`.
+
+    Raises:
+        ProtocolError: not a JSON object, or its type is unknown.
+    """
+    try:
+        header = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the frame's header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("the frame's header is not a JSON object")
+    try:
+        header["type"] = Message(header.get("type"))
+    except ValueError:
+        raise ProtocolError(f"unknown message type {header.get('type')!r}") from None
+    return header
+
+
+def write_frame(fd: int, header: dict[str, Any], body: bytes = b"") -> None:
+    """Write one frame, waiting while the pipe is full.
+
+    Raises:
+        ProtocolError: see `pack`; nothing was written.
+        BrokenPipeError: nobody reads any more.
+    """
+    for part in (pack(header, len(body)), body):
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view[:_CHUNK]) :]
+
+
+def read_frame(fd: int) -> tuple[dict[str, Any], bytes] | None:
+    """Read one frame, waiting for it. None when the other side closed the pipe between two frames.
+
+    Raises:
+        ProtocolError: not a frame, or the pipe closed inside one.
+    """
+    prefix = _read(fd, PREFIX.size)
+    if not prefix:
+        return None
+    header_size, body_size = unpack_prefix(prefix)
+    encoded = _read(fd, header_size)
+    body = _read(fd, body_size)
+    if len(encoded) != header_size or len(body) != body_size:
+        raise ProtocolError("the pipe closed inside a frame")
+    return unpack_header(encoded), body
+
+
+def _read(fd: int, size: int) -> bytes:
+    """Up to `size` bytes: fewer only at the end of the stream. Memory grows with what really came."""
+    received = bytearray()
+    while len(received) < size:
+        chunk = os.read(fd, min(_CHUNK, size - len(received)))
+        if not chunk:
+            break
+        received += chunk
+    return bytes(received)
+
+
+def _check_sizes(header_size: int, body_size: int) -> None:
+    if header_size > MAX_HEADER_BYTES:
+        raise ProtocolError(f"a header of {header_size} bytes is over the limit of {MAX_HEADER_BYTES}")
+    if body_size > MAX_BODY_BYTES:
+        raise ProtocolError(f"a body of {body_size} bytes is over the limit of {MAX_BODY_BYTES}")
