@@ -1,0 +1,232 @@
+"""Every knob of the service: one typed object, read once from a TOML file and STREAM_WORKER_* variables.
+
+A variable wins over the file, the file over the default: `STREAM_WORKER_DETECTOR__CONFIDENCE=0.4` is
+`confidence = 0.4` under `[detector]` in `stream-worker.toml`. `stream-worker config` shows what is in force.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from stream_worker.errors import UserError
+
+DEFAULT_FILE = "stream-worker.toml"
+ENV_PREFIX = "STREAM_WORKER_"
+
+
+class Section(BaseModel):
+    """A group of settings. A name that is not known is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+class Kafka(Section):
+    """Where the events are, and how patient we are with it."""
+
+    bootstrap_servers: str | None = Field(None, description="host:port,... of the broker; unset: a private local one")
+    prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="stands before every topic and group name")
+    partitions: int = Field(12, ge=1, le=1000, description="partitions of a topic that we create")
+    replication_factor: int = Field(1, ge=1, le=9, description="replicas of a topic that we create; 3 in production")
+    session_timeout_ms: int = Field(45_000, ge=1_000, le=300_000, description="a silent worker is dead after this")
+    rebalance_timeout_ms: int = Field(60_000, ge=5_000, le=600_000, description="time for every worker to drain")
+    request_timeout_ms: int = Field(20_000, ge=1_000, le=300_000, description="a broker's answer, at most")
+    transaction_timeout_ms: int = Field(60_000, ge=5_000, le=900_000, description="an open transaction, at most")
+    max_event_bytes: int = Field(1_000_000, ge=10_000, description="largest event we write (topic: max.message.bytes)")
+
+
+class Store(Section):
+    """Where photos and results are kept: a folder, or a bucket of any S3 server."""
+
+    url: str | None = Field(None, description="/folder, file:///folder or s3://bucket/prefix; unset: local.data_dir")
+    endpoint: str | None = Field(None, description="host:port of the S3 server")
+    access_key: str | None = None
+    secret_key: SecretStr | None = None
+    region: str | None = None
+    secure: bool = Field(True, description="https to the S3 server")
+    create_bucket: bool = False
+    timeout_s: float = Field(20.0, gt=0, description="one request to the S3 server, at most")
+
+
+class Images(Section):
+    """Fetching and decoding photos from outside."""
+
+    allow_networks: list[str] = Field([], description="private networks to fetch from all the same: CIDR or CIDR:port")
+    ports: list[int] = Field([80, 443], description="ports that a URL may name")
+    s3_buckets: list[str] = Field([], description="bucket or bucket/prefix that s3:// URLs may name")
+    timeout_s: float = Field(20.0, gt=0, le=600, description="fetching one photo, redirects included")
+    max_bytes: int = Field(25 * 2**20, ge=1, description="largest photo file")
+    max_pixels: int = Field(40_000_000, ge=1, description="largest photo, width x height")
+    decoders: int = Field(1, ge=1, le=64, description="sandboxed decoder processes a detector has")
+
+
+class ModelProcess(Section):
+    """What every model's child process has."""
+
+    python: str | None = Field(None, description="interpreter of the model's process; unset: ours")
+    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N; `up` gives each worker its own")
+    threads: int = Field(4, ge=1, le=256, description="OMP, BLAS and torch threads of the model's process")
+    load_timeout_s: float = Field(300.0, gt=0, description="loading and warming up, at most")
+    memory_limit_mb: int | None = Field(None, ge=64, description="the process is recycled above this RSS")
+
+
+class Detector(ModelProcess):
+    """YOLO or YOLOE segmentation."""
+
+    weights: str = Field("rooms-seg", description="rooms-seg (ours, in the package) or the path of a .pt file")
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="refuse weights that differ")
+    classes: list[str] | None = Field(None, description="only these classes; unset: all that the weights know")
+    confidence: float = Field(0.25, ge=0, le=1)
+    iou: float = Field(0.7, ge=0, le=1, description="boxes that overlap more are one object")
+    agnostic_nms: bool = Field(False, description="... also across classes")
+    max_objects: int = Field(64, ge=1, le=1000, description="most objects of one photo")
+    image_size: int = Field(640, ge=32, le=4096, multiple_of=32, description="the network's input, pixels")
+    min_box_px: int = Field(20, ge=0, description="boxes narrower or lower than this are dropped")
+    task_timeout_s: float = Field(60.0, gt=0, description="one photo in the model, at most")
+
+
+class Reconstructor(ModelProcess):
+    """From a mask to 3D."""
+
+    model: Literal["silhouette"] = Field("silhouette", description="silhouette needs no GPU")
+    max_gaussians: int = Field(20_000, ge=100, le=2_000_000, description="most Gaussians of one object")
+    seed: int = 42
+    task_timeout_s: float = Field(120.0, gt=0, description="one object in the model, at most")
+
+
+class Aggregator(Section):
+    """The join."""
+
+    deadline_s: float = Field(900.0, gt=0, description="an image is completed with what there is after this")
+    grace_s: float = Field(3600.0, ge=0, description="a finished image is remembered this long, to know duplicates")
+
+
+class Stage(Section):
+    """How every group runs."""
+
+    drain_s: float = Field(10.0, ge=0, description="work in hand may finish this long when a lane is given up")
+    retries: int = Field(3, ge=0, le=100, description="further attempts at a record with a transient fault")
+    retry_delay_s: float = Field(0.5, gt=0, description="before the first further attempt; then doubled")
+    watchdog_s: float = Field(300.0, gt=0, description="no progress for this long, with work waiting, ends the process")
+    batch: int = Field(200, ge=1, le=10_000, description="most records in one transaction")
+
+
+class Local(Section):
+    """The private broker and store that are used when none is named."""
+
+    data_dir: Path = Field(Path("~/.local/share/stream-worker"), description="Kafka's data, and the local store")
+    port: int | None = Field(None, ge=1, le=65535, description="of the private broker; unset: a free one")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+
+class Up(Section):
+    """What `stream-worker up` starts."""
+
+    detectors: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="unset: one per GPU, or one")
+    reconstructors: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="unset: one per GPU, or one")
+    aggregators: int = Field(1, ge=0, le=256)
+
+
+class Log(Section):
+    """What is written to stderr."""
+
+    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    """All settings of the service."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        toml_file=None,
+    )
+
+    kafka: Kafka = Kafka()
+    store: Store = Store()
+    images: Images = Images()
+    detector: Detector = Detector()
+    reconstructor: Reconstructor = Reconstructor()
+    aggregator: Aggregator = Aggregator()
+    stage: Stage = Stage()
+    local: Local = Local()
+    up: Up = Up()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then the TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(file: Path | None = None, **sections: Any) -> Settings:
+    """The effective settings. `file` defaults to ./stream-worker.toml, where there is one.
+
+    Raises UserError, one line that names the setting, what is wrong with it, and where it may have come from.
+    """
+    chosen = file or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
+    if chosen is not None and not chosen.is_file():
+        raise UserError(f"settings file {chosen} does not exist")
+    _refuse_unknown_variables()
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=chosen)
+
+    try:
+        return FromFile(**sections)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise UserError(
+            f"setting {name}: {first['msg']} (from {chosen or 'the environment'} or its defaults)"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"settings can't be read: {str(error).splitlines()[0]}") from None
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would silently change nothing."""
+    for name in os.environ:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        section, _, field = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        known = Settings.model_fields.get(section)
+        fields = getattr(known.annotation, "model_fields", {}) if known else {}
+        if not (field in fields or (known and not field)):
+            raise UserError(f"variable {name} is no setting: see `stream-worker config` for their names")
+
+
+_WORD = re.compile(r"(key|secret|password|token)", re.IGNORECASE)
+
+
+def shown(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings as plain values, secrets masked."""
+    plain: dict[str, dict[str, Any]] = settings.model_dump(mode="json")
+    return {
+        section: {name: "****" if value and _WORD.search(name) else value for name, value in fields.items()}
+        for section, fields in plain.items()
+    }
