@@ -46,6 +46,7 @@ class Reason(StrEnum):
     RECONSTRUCT_FAILED = "reconstruct_failed"  # the 3D model failed on this object
     MODEL_TIMEOUT = "model_timeout"  # the model did not answer in time and was killed
     MODEL_CRASHED = "model_crashed"  # the model's process died on this record
+    INTERNAL_ERROR = "internal_error"  # a fault of ours: the record is kept, the log has the traceback
     DEADLINE = "deadline"  # the image's deadline passed before this result came
 
 

@@ -17,9 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 LIVE = "live"
 
-ImageId = Annotated[
-    str, Field(min_length=1, max_length=256, description="The publisher's name of the photo.")
-]
+ImageId = Annotated[str, Field(min_length=1, max_length=256, description="The publisher's name of the photo.")]
 Run = Annotated[
     str,
     Field(
@@ -27,9 +25,7 @@ Run = Annotated[
         description="Which processing of the photo this is; `live` at first.",
     ),
 ]
-ObjectId = Annotated[
-    str, Field(pattern=r"^[0-9a-f]{32}$", description="Derived from image_id, run and index.")
-]
+ObjectId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Derived from image_id, run and index.")]
 Label = Annotated[str, Field(min_length=1, max_length=128, description="Class name.")]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Box = Annotated[
@@ -38,9 +34,7 @@ Box = Annotated[
 ]
 Vector3 = Annotated[list[float], Field(min_length=3, max_length=3)]
 Seconds = Annotated[float, Field(ge=0)]
-Metadata = Annotated[
-    dict[str, Any], Field(description="The publisher's own; passed on to the completed event.")
-]
+Metadata = Annotated[dict[str, Any], Field(description="The publisher's own; passed on to the completed event.")]
 Deadline = Annotated[AwareDatetime, Field(description="When the image is completed with what there is.")]
 Index = Annotated[int, Field(ge=0, description="The object's place in its photo, most confident first.")]
 
@@ -58,9 +52,7 @@ def object_id(image_id: str, run: str, index: int) -> str:
 class Part(BaseModel):
     """A piece of an event. Unknown fields are dropped, never refused."""
 
-    model_config = ConfigDict(
-        extra="ignore", frozen=True, ser_json_inf_nan="constants", protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants", protected_namespaces=())
 
 
 class Event(Part):
@@ -149,9 +141,7 @@ class ImageEvent(Event):
     run: Run = LIVE
     published_at: AwareDatetime | None = None
     classes: list[Label] | None = Field(None, max_length=256, description="Only these classes; null: all.")
-    deadline_s: float | None = Field(
-        None, gt=0, le=604800, description="Seconds from publishing; null: default."
-    )
+    deadline_s: float | None = Field(None, gt=0, le=604800, description="Seconds from publishing; null: default.")
     metadata: Metadata | None = None
 
 
@@ -218,9 +208,7 @@ class ReconstructionEvent(Event):
     geometry: Geometry | None = None
     model: Model | None = None
     fingerprint: str | None = Field(None, description="sha256 of all that decides the result.")
-    reused: bool = Field(
-        False, description="The result of the same fingerprint was found, no GPU time was spent."
-    )
+    reused: bool = Field(False, description="The result of the same fingerprint was found, no GPU time was spent.")
     published_at: AwareDatetime
     reconstructed_at: AwareDatetime
     deadline_at: Deadline

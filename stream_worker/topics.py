@@ -1,0 +1,161 @@
+"""The roads: which topics there are, how they are laid out, and whether a broker has them as we need them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, for_code
+
+from stream_worker.errors import Exit, UserError
+from stream_worker.settings import Kafka
+
+IMAGES = "images"
+OBJECTS = "objects"
+DETECTIONS = "detections"
+RECONSTRUCTIONS = "reconstructions"
+COMPLETED = "completed-images"
+CHANGELOG = "join-changelog"
+DEAD_LETTERS = "dead-letters"
+
+DAY_MS = 24 * 3600 * 1000
+HEADROOM_BYTES = 64 * 1024
+"""A dead letter is the record as it came, at most `max_event_bytes`, and the headers that say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """How one topic is laid out. `partitions` of None: as many as the settings say."""
+
+    name: str
+    purpose: str
+    partitions: int | None = None
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def _kept(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(IMAGES, "photos to process", config=_kept(7)),
+    Topic(OBJECTS, "one mask each: the work of the reconstructors", config=_kept(7)),
+    Topic(DETECTIONS, "the manifest of a photo: its objects, or why it failed", config=_kept(7)),
+    Topic(RECONSTRUCTIONS, "one object's result or failure", config=_kept(7)),
+    Topic(
+        COMPLETED,
+        "the joined outcome of a photo",
+        # Compacted, but not before 30 days: runs can be compared meanwhile, and the newest outcome stays.
+        config={"cleanup.policy": "compact", "min.compaction.lag.ms": str(30 * DAY_MS)},
+    ),
+    Topic(CHANGELOG, "the aggregators' state", config={"cleanup.policy": "compact"}),
+    Topic(DEAD_LETTERS, "records that no retry can mend, byte for byte", partitions=3, config=_kept(30)),
+)
+
+COPARTITIONED = (DETECTIONS, RECONSTRUCTIONS, CHANGELOG)
+"""The aggregator reads and writes these by the same partition number: they must have equally many."""
+
+
+def partitions_of(topic: Topic, kafka: Kafka) -> int:
+    """How many partitions the topic gets when we create it."""
+    return topic.partitions or kafka.partitions
+
+
+@asynccontextmanager
+async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client. Raises UserError (exit code BROKER) where the broker can't be reached."""
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers, request_timeout_ms=kafka.request_timeout_ms)
+    try:
+        async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+            await client.start()
+    except (KafkaError, TimeoutError, OSError, ValueError) as error:
+        await _close(client)
+        raise UserError(
+            f"no Kafka broker answers at {kafka.bootstrap_servers} ({type(error).__name__}): start it, "
+            "or name another with kafka.bootstrap_servers",
+            Exit.BROKER,
+        ) from None
+    try:
+        yield client
+    finally:
+        await _close(client)
+
+
+async def _close(client: AIOKafkaAdminClient) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await client.close()
+    except (TimeoutError, KafkaError):
+        return
+
+
+async def present(client: AIOKafkaAdminClient, kafka: Kafka) -> dict[str, int]:
+    """Partitions of each of our topics that the broker has, by logical name."""
+    names = [kafka.prefix + topic.name for topic in TOPICS]
+    found = await client.describe_topics(names)
+    return {
+        entry["topic"].removeprefix(kafka.prefix): len(entry["partitions"])
+        for entry in found
+        if entry["error_code"] == 0
+    }
+
+
+async def create(kafka: Kafka) -> list[str]:
+    """Create the topics that are missing; the names of those that were created."""
+    async with admin(kafka) as client:
+        there = await present(client, kafka)
+        missing = [topic for topic in TOPICS if topic.name not in there]
+        if not missing:
+            return []
+        size = {"max.message.bytes": str(kafka.max_event_bytes + HEADROOM_BYTES)}
+        answer = await client.create_topics(
+            [
+                NewTopic(
+                    kafka.prefix + topic.name,
+                    partitions_of(topic, kafka),
+                    kafka.replication_factor,
+                    topic_configs={**topic.config, **size},
+                )
+                for topic in missing
+            ]
+        )
+        for name, code, *message in answer.topic_errors:
+            if code not in (0, 36):  # 36: somebody else has just created it
+                detail = message[0] if message and message[0] else for_code(code).__name__
+                raise UserError(f"topic {name} can't be created: {detail}", Exit.TOPICS)
+        return [topic.name for topic in missing]
+
+
+async def problems(kafka: Kafka) -> list[str]:
+    """What stands between these topics and a running service; one line each, none if all is well."""
+    async with admin(kafka) as client:
+        there = await present(client, kafka)
+    lines = [
+        f"topic {kafka.prefix}{topic.name} is missing: create it with `stream-worker topics create`"
+        for topic in TOPICS
+        if topic.name not in there
+    ]
+    lines += [
+        f"topic {kafka.prefix}{topic.name} has {there[topic.name]} partitions, too few: "
+        f"{partitions_of(topic, kafka)} are wanted (kafka.partitions)"
+        for topic in TOPICS
+        if topic.name in there and there[topic.name] < partitions_of(topic, kafka)
+    ]
+    counts = {name: there[name] for name in COPARTITIONED if name in there}
+    if len(set(counts.values())) > 1:
+        lines.append(
+            "topics "
+            + ", ".join(f"{kafka.prefix}{name} ({count})" for name, count in counts.items())
+            + " must have equally many partitions"
+        )
+    return lines
+
+
+async def require(kafka: Kafka) -> None:
+    """Raises UserError (exit code TOPICS) with the first problem, if there is one."""
+    lines = await problems(kafka)
+    if lines:
+        raise UserError(lines[0], Exit.TOPICS)
