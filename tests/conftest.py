@@ -1,0 +1,75 @@
+"""What every test can ask for: one real Kafka a session, topics of its own, one real S3 server a session.
+
+All of it starts at the first test that asks, in the main thread (the servers die with the thread that started
+them), and ends with the session, also when the session is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from stream_worker.errors import UserError
+from stream_worker.local_kafka import LocalKafka
+
+T = TypeVar("T")
+
+BROKER = {
+    "group.min.session.timeout.ms": "1000",  # tests kill consumers, and wait for their sessions to end
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",  # ... and for their transactions
+    "log.segment.delete.delay.ms": "0",
+}
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end in a loop of its own, without touching the one that pytest-asyncio has set."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(work)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The bootstrap servers of the session's broker: the named one, else a private one, started now."""
+    if named := os.environ.get("STREAM_WORKER_KAFKA__BOOTSTRAP_SERVERS"):
+        yield named
+        return
+    with tempfile.TemporaryDirectory(prefix="stream-worker-kafka-", ignore_cleanup_errors=True) as folder:
+        broker = LocalKafka(Path(folder), config=BROKER)
+        try:
+            run(broker.start(timeout_s=120))
+        except UserError as error:
+            pytest.fail(f"no Kafka to test with: {error}", pytrace=False)
+        try:
+            yield broker.bootstrap_servers
+        finally:
+            run(broker.stop())
+
+
+@pytest.fixture
+def prefix(kafka: str) -> Iterator[str]:
+    """A prefix for the topics, groups and transactional ids of one test; its topics are deleted afterwards."""
+    name = f"t{uuid.uuid4().hex[:10]}-"
+    yield name
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        run(_delete_topics(kafka, name))
+
+
+async def _delete_topics(bootstrap_servers: str, prefix: str) -> None:
+    async with asyncio.timeout(20):
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+        await admin.start()
+        try:
+            if names := [name for name in await admin.list_topics() if name.startswith(prefix)]:
+                await admin.delete_topics(names)
+        finally:
+            await admin.close()
