@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from stream_worker.errors import RecordFault
+
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -51,6 +53,12 @@ class Group(Protocol):
     window: int
     """How many records of all lanes of this process may be in work at once."""
 
+    async def start(self) -> None:
+        """Get ready for the first record: load and warm up the model. Called before the group is joined."""
+
+    async def stop(self) -> None:
+        """Let everything go. Called once, after the last lane is closed."""
+
     async def open(self, lane: int) -> None:
         """Take a lane over: restore its state. Called after the former owner was fenced, before any record."""
 
@@ -64,8 +72,8 @@ class Group(Protocol):
         Raises RecordFault for a record that can't be done, OutageError while something of ours is away.
         """
 
-    def failed(self, record: Received, code: str, message: str) -> list[Output]:
-        """The outputs that tell the join that this record has failed (none, if it can't be told whose it is)."""
+    def failed(self, record: Received, fault: RecordFault) -> list[Output]:
+        """The outputs that tell the join that this record has failed; none, if it can't be told whose it is."""
 
     async def tick(self, lane: int) -> list[Output]:
         """What the clock alone brings about (a deadline). Called about once a second while the lane is open."""

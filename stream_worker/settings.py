@@ -6,6 +6,7 @@ A variable wins over the file, the file over the default: `STREAM_WORKER_DETECTO
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -230,3 +231,11 @@ def shown(settings: Settings) -> dict[str, dict[str, Any]]:
         section: {name: "****" if value and _WORD.search(name) else value for name, value in fields.items()}
         for section, fields in plain.items()
     }
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a child process exactly these settings, secrets included."""
+    plain = settings.model_dump(mode="json")
+    if settings.store.secret_key is not None:
+        plain["store"]["secret_key"] = settings.store.secret_key.get_secret_value()
+    return {ENV_PREFIX + name.upper(): json.dumps(fields) for name, fields in plain.items()}

@@ -41,7 +41,8 @@ def _kept(days: int) -> dict[str, str]:
 
 
 TOPICS: tuple[Topic, ...] = (
-    Topic(IMAGES, "photos to process", config=_kept(7)),
+    # The broker's clock stamps them: a publisher whose clock is wrong must not shorten a deadline.
+    Topic(IMAGES, "photos to process", config={**_kept(7), "message.timestamp.type": "LogAppendTime"}),
     Topic(OBJECTS, "one mask each: the work of the reconstructors", config=_kept(7)),
     Topic(DETECTIONS, "the manifest of a photo: its objects, or why it failed", config=_kept(7)),
     Topic(RECONSTRUCTIONS, "one object's result or failure", config=_kept(7)),

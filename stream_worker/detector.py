@@ -1,0 +1,245 @@
+"""The detector group: a photo's URL in, one object event per mask and the manifest out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import Any
+
+from stream_worker import topics
+from stream_worker.balance import Balancer
+from stream_worker.contract import decode, encode
+from stream_worker.errors import Reason, RecordFault
+from stream_worker.events import (
+    DetectedObject,
+    DetectionEvent,
+    Failure,
+    ImageEvent,
+    Mask,
+    Model,
+    ObjectEvent,
+    PhotoRef,
+    ReconstructionEvent,
+    object_id,
+    utc_now,
+)
+from stream_worker.headers import cloud_event
+from stream_worker.images.address import AddressPolicy
+from stream_worker.images.decode import Decoder
+from stream_worker.images.fetch import Fetcher, FetchLimits
+from stream_worker.models.environment import compute_limits
+from stream_worker.models.host import ModelHost
+from stream_worker.records import Output, Received
+from stream_worker.settings import Detector as DetectorSettings
+from stream_worker.settings import Settings
+from stream_worker.store import Store, open_store
+
+NAME = "detector"
+RECONSTRUCTOR = "reconstructor"
+OURS = "rooms-seg"
+
+
+class Detector:
+    """One process of the group `detector`; see `records.Group` for its verbs."""
+
+    name = NAME
+    topics: tuple[str, ...] = (topics.IMAGES,)
+    window = 8
+    """Photos that are fetched, decoded, in the model or committed at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._resources = AsyncExitStack()
+        self._balancer = Balancer(settings.kafka, RECONSTRUCTOR)
+        self._host = model_host(settings.detector)
+        self._store: Store
+        self._fetcher: Fetcher
+        self._decoder: Decoder
+
+    async def start(self) -> None:
+        """Load and warm up the model; connect to the store. Raises UserError where that can't be."""
+        images = self._settings.images
+        async with AsyncExitStack() as stack:
+            self._store = await stack.enter_async_context(open_store(self._settings))
+            await stack.enter_async_context(self._host)
+            self._decoder = await stack.enter_async_context(Decoder(images))
+            self._fetcher = await stack.enter_async_context(
+                Fetcher(
+                    FetchLimits(total_s=images.timeout_s, max_bytes=images.max_bytes),
+                    AddressPolicy.parse(images.allow_networks, ports=images.ports),
+                    s3_allow=images.s3_buckets,
+                )
+            )
+            await self._balancer.start()
+            stack.push_async_callback(self._balancer.stop)
+            self._resources = stack.pop_all()
+
+    async def stop(self) -> None:
+        """End the model's process and disconnect."""
+        await self._resources.aclose()
+
+    async def open(self, lane: int) -> None:
+        """Nothing to restore: a detector has no state."""
+
+    async def close(self, lane: int) -> None:
+        """Nothing to forget."""
+
+    async def tick(self, lane: int) -> list[Output]:
+        """Nothing happens by the clock alone."""
+        return []
+
+    async def process(self, record: Received) -> list[Output]:
+        """Fetch, keep, decode and detect one photo."""
+        event = decode(ImageEvent, record.value)
+        times = {"queue": _seconds_since(record)}
+        started = time.monotonic()
+
+        def lap(phase: str) -> None:
+            nonlocal started
+            now = time.monotonic()
+            times[phase] = round(now - started, 4)
+            started = now
+
+        fetched = await self._fetcher.fetch(event.url)
+        lap("fetch")
+        pixels = await self._decoder.decode(fetched.data)
+        try:
+            lap("decode")
+            blob = await self._store.put_content("images", fetched.data, fetched.media_type or "image/*")
+            lap("store")
+            result = await self._host.infer(
+                {
+                    "pixels": pixels.path,
+                    "width": pixels.width,
+                    "height": pixels.height,
+                    "classes": event.classes,
+                }
+            )
+            lap("detect")
+        finally:
+            pixels.release()
+        photo = PhotoRef(**blob.model_dump(), width=pixels.width, height=pixels.height)
+        times.update({f"detect_{name}": seconds for name, seconds in result.header.get("times", {}).items()})
+        return self._outputs(record, event, photo, result.header["objects"], times)
+
+    def failed(self, record: Received, fault: RecordFault) -> list[Output]:
+        """The manifest of a photo that can't be processed; none where the event can't even be read."""
+        try:
+            event = decode(ImageEvent, record.value)
+        except RecordFault:
+            return []
+        manifest = self._manifest(record, event, status="failed", reason=_failure(fault), objects=[])
+        return [self._output(topics.DETECTIONS, manifest, event.image_id, record)]
+
+    # ------------------------------------------------------------------ what is written
+
+    def _outputs(
+        self, record: Received, event: ImageEvent, photo: PhotoRef, found: list[dict[str, Any]], times: dict[str, float]
+    ) -> list[Output]:
+        model = model_of(self._host.info)
+        published_at, deadline_at = self._moments(record, event)
+        detected_at = utc_now()
+        outputs: list[Output] = []
+        objects: list[DetectedObject] = []
+        for index, one in enumerate(found):
+            identity = object_id(event.image_id, event.run, index)
+            shared: dict[str, Any] = {
+                "object_id": identity,
+                "index": index,
+                "label": one["label"],
+                "confidence": one["confidence"],
+                "box": one["box"],
+            }
+            objects.append(DetectedObject(**shared))
+            work = ObjectEvent(
+                **shared,
+                image_id=event.image_id,
+                run=event.run,
+                count=len(found),
+                image=photo,
+                mask=Mask(**one["mask"]),
+                area_px=one["area_px"],
+                detector=model,
+                published_at=published_at,
+                detected_at=detected_at,
+                deadline_at=deadline_at,
+            )
+            output = self._output(topics.OBJECTS, work, identity, record)
+            if len(output.value or b"") <= self._settings.kafka.max_event_bytes:
+                outputs.append(output)
+                continue
+            outcome = ReconstructionEvent(
+                **shared,
+                image_id=event.image_id,
+                run=event.run,
+                status="failed",
+                reason=Failure(code=Reason.EVENT_TOO_LARGE, message=f"a mask of {len(output.value or b'')} bytes"),
+                published_at=published_at,
+                reconstructed_at=detected_at,
+                deadline_at=deadline_at,
+            )
+            outputs.append(self._output(topics.RECONSTRUCTIONS, outcome, event.image_id, record))
+        manifest = self._manifest(
+            record, event, status="detected", objects=objects, image=photo, detector=model, times=times
+        )
+        return [*outputs, self._output(topics.DETECTIONS, manifest, event.image_id, record)]
+
+    def _manifest(self, record: Received, event: ImageEvent, **fields: Any) -> DetectionEvent:
+        published_at, deadline_at = self._moments(record, event)
+        return DetectionEvent(
+            image_id=event.image_id,
+            run=event.run,
+            published_at=published_at,
+            detected_at=utc_now(),
+            deadline_at=deadline_at,
+            metadata=event.metadata,
+            **fields,
+        )
+
+    def _moments(self, record: Received, event: ImageEvent) -> tuple[datetime, datetime]:
+        """When the photo was published, and when it must be completed."""
+        accepted_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+        patience = event.deadline_s or self._settings.aggregator.deadline_s
+        return event.published_at or accepted_at, accepted_at + timedelta(seconds=patience)
+
+    def _output(
+        self, topic: str, event: ObjectEvent | DetectionEvent | ReconstructionEvent, key: str, record: Received
+    ) -> Output:
+        partition = self._balancer.choose() if topic == topics.OBJECTS else None
+        return Output(topic, key.encode(), encode(event), cloud_event(event, NAME, record.headers), partition)
+
+
+def model_host(settings: DetectorSettings) -> ModelHost:
+    """The child process of the detector's model."""
+    weights = settings.weights
+    if weights == OURS:
+        weights = str(resources.files("stream_worker.models") / "weights" / f"{OURS}.pt")
+    options = settings.model_dump(mode="json", exclude={"python", "load_timeout_s", "task_timeout_s"})
+    return ModelHost(
+        name=NAME,
+        model="stream_worker.models.yolo:Yolo",
+        options={**options, "weights": weights},
+        python=settings.python,
+        env=compute_limits(threads=settings.threads, device=settings.device),
+        load_timeout_s=settings.load_timeout_s,
+        task_timeout_s=settings.task_timeout_s,
+        rss_limit_bytes=None if settings.memory_limit_mb is None else settings.memory_limit_mb * 2**20,
+        fault_reason=Reason.DETECT_FAILED,
+    )
+
+
+def model_of(info: dict[str, Any]) -> Model:
+    """Which model it is, as events tell it."""
+    return Model(
+        name=str(info.get("model", "")), version=str(info.get("version", "")), weights_sha256=info.get("weights_sha256")
+    )
+
+
+def _failure(fault: RecordFault) -> Failure:
+    return Failure(code=fault.reason.value, message=fault.message[:1000])
+
+
+def _seconds_since(record: Received) -> float:
+    return round(max(0.0, time.time() - record.timestamp_ms / 1000), 4)

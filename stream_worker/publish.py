@@ -1,0 +1,131 @@
+"""Publishing photos from your own app: `Publisher` checks an event before it sends it, and waits for the broker.
+
+async with Publisher(load()) as publisher:
+    sent = await publisher.publish("https://example.com/sofa.jpg", image_id="sofa-1")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+
+from stream_worker import topics
+from stream_worker.contract import encode
+from stream_worker.errors import Exit, RecordFault, UserError
+from stream_worker.events import LIVE, ImageEvent, utc_now
+from stream_worker.headers import TRACEPARENT, cloud_event
+from stream_worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where an event lies, once the broker has it."""
+
+    image_id: str
+    run: str
+    partition: int
+    offset: int
+
+
+class Publisher:
+    """Publishes image events: validated, idempotent, acknowledged by all replicas.
+
+    Needs only the base install, and `kafka.bootstrap_servers` in the settings. Safe to share among tasks of one
+    event loop.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.kafka.bootstrap_servers is None:
+            raise UserError("name the broker to publish to: kafka.bootstrap_servers", Exit.BROKER)
+        self._kafka = settings.kafka
+        self._producer: AIOKafkaProducer | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises UserError where there is no broker, or no topic `images`."""
+        await topics.require(self._kafka)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._kafka.bootstrap_servers,
+            enable_idempotence=True,
+            request_timeout_ms=self._kafka.request_timeout_ms,
+            max_request_size=self._kafka.max_event_bytes,
+        )
+        try:
+            async with asyncio.timeout(2 * self._kafka.request_timeout_ms / 1000):
+                await self._producer.start()
+        except (KafkaError, TimeoutError) as error:
+            await self.__aexit__(None, None, None)
+            raise UserError(
+                f"no Kafka broker answers at {self._kafka.bootstrap_servers}: {error}", Exit.BROKER
+            ) from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send what waits, and disconnect."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            async with asyncio.timeout(self._kafka.request_timeout_ms / 1000):
+                await producer.stop()
+
+    async def publish(
+        self,
+        url: str,
+        *,
+        image_id: str | None = None,
+        run: str = LIVE,
+        classes: Sequence[str] | None = None,
+        deadline_s: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        traceparent: str | None = None,
+    ) -> Published:
+        """Publish one photo; returns when the broker has it.
+
+        `image_id` names the photo in every result (a new UUID by default); publishing it again under the same
+        `run` is the same work and gives no second result. `metadata` comes back in the completed event.
+
+        Raises UserError, one line, where the event is not valid or the broker did not take it in time.
+        """
+        if self._producer is None:
+            raise UserError("use the Publisher as a context: `async with Publisher(settings) as publisher`")
+        try:
+            event = ImageEvent(
+                image_id=uuid.uuid4().hex if image_id is None else image_id,
+                url=url,
+                run=run,
+                published_at=utc_now(),
+                classes=None if classes is None else list(classes),
+                deadline_s=deadline_s,
+                metadata=None if metadata is None else dict(metadata),
+            )
+            value = encode(event)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"image event refused: {where}: {first['msg']}") from None
+        except RecordFault as fault:
+            raise UserError(f"image event refused: {fault.message}") from None
+        except TypeError as error:
+            raise UserError(f"image event refused: metadata is not JSON: {error}") from None
+        trace = ((TRACEPARENT, traceparent.encode()),) if traceparent else ()
+        try:
+            async with asyncio.timeout(self._kafka.request_timeout_ms / 1000):
+                sent = await self._producer.send_and_wait(
+                    self._kafka.prefix + topics.IMAGES,
+                    value=value,
+                    key=event.image_id.encode(),
+                    headers=list(cloud_event(event, "publisher", trace)),
+                )
+        except TimeoutError:
+            raise UserError(f"the broker did not take {event.image_id!r} in time", Exit.BROKER) from None
+        except KafkaError as error:
+            raise UserError(f"the broker refused {event.image_id!r}: {error}", Exit.BROKER) from None
+        return Published(event.image_id, event.run, sent.partition, sent.offset)

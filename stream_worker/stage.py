@@ -1,0 +1,242 @@
+"""How every group runs: poll, hand records to lanes, follow rebalances, and end the process where going on is unsafe.
+
+The groups differ only in `process` (see `records.Group`); what happens to one partition is in `lane.py`, and
+the transaction itself in `transaction.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaConnectionError, KafkaError, RecordTooLargeError
+
+from stream_worker import telemetry, topics
+from stream_worker.errors import Exit, FatalError, UserError
+from stream_worker.lane import Lane
+from stream_worker.records import Group, Received
+from stream_worker.settings import Settings
+from stream_worker.topics import HEADROOM_BYTES
+from stream_worker.transaction import require_compiled_client
+
+POLL_MS = 200
+FETCH_WAIT_MS = 100
+"""A fetch under way delays the first fetch of a lane that has just been opened by this much, at most."""
+STOP_S = 10.0
+NEVER_MS = 7 * 24 * 3600 * 1000
+
+log = telemetry.get(__name__)
+
+
+class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """One process of a group. `run` returns when it was told to stop, and raises FatalError where it must end."""
+
+    def __init__(
+        self,
+        group: Group,
+        settings: Settings,
+        *,
+        instance: str | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`instance` names a static member of the group; `ready` is called once, when the group is joined."""
+        self._group = group
+        self._settings = settings
+        self._ready: Callable[[], None] | None = ready
+        self._logical = {settings.kafka.prefix + topic: topic for topic in group.topics}
+        self._lanes: dict[int, Lane] = {}
+        self._capacity = group.window
+        self._released = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._fatal: FatalError | None = None
+        self._progress_at = time.monotonic()
+        kafka = settings.kafka
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=kafka.bootstrap_servers,
+            group_id=kafka.prefix + group.name,
+            group_instance_id=instance,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            # Several input topics of a lane must come together: ranges of equal topics are equal.
+            partition_assignment_strategy=[RangePartitionAssignor],
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=max(500, min(3000, kafka.session_timeout_ms // 5)),
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            request_timeout_ms=max(kafka.request_timeout_ms, kafka.session_timeout_ms + 5000),
+            # Work may take as long as it takes: what must not last is a lack of progress, and `_watch` sees that.
+            max_poll_interval_ms=NEVER_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            # A record larger than this would be skipped by aiokafka with an error.
+            max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),
+        )
+
+    def stop(self) -> None:
+        """Drain and return from `run`. May be called from a signal handler of the loop."""
+        self._stopping.set()
+        self._released.set()
+
+    async def run(self) -> None:
+        """Work until `stop`. Raises UserError (no broker, no topics, no weights) or FatalError."""
+        require_compiled_client()
+        await topics.require(self._settings.kafka)
+        try:
+            await self._group.start()
+            await self._join()
+            watch = asyncio.create_task(self._watch())
+            try:
+                await self._poll()
+            finally:
+                watch.cancel()
+                await asyncio.wait({watch})
+                await self._leave()
+        finally:
+            await self._group.stop()
+        if self._fatal is not None:
+            raise self._fatal
+
+    # ------------------------------------------------------------------ the loop
+
+    async def _join(self) -> None:
+        self._consumer.subscribe(topics=list(self._logical), listener=self)
+        try:
+            await self._consumer.start()
+        except KafkaConnectionError as error:
+            raise UserError(f"no Kafka broker answers: {error}", Exit.BROKER) from None
+
+    async def _poll(self) -> None:
+        while not self._stopping.is_set():
+            if self._capacity <= 0:
+                self._released.clear()
+                await self._released.wait()
+                continue
+            try:
+                received = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._capacity)
+            except RecordTooLargeError as error:
+                self._end(FatalError(f"a record is larger than kafka.max_event_bytes allows: {error}"))
+                return
+            except KafkaError as error:
+                log.warning("polling failed", error=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(1.0)  # the broker's answer was an error: don't ask in a tight loop
+                continue
+            # No await from here to the lanes: a gate that opens meanwhile could let stale records through.
+            for source, records in received.items():
+                self._hand_over(source, records)
+
+    def _hand_over(self, source: TopicPartition, records: list[ConsumerRecord]) -> None:
+        lane = self._lanes.get(source.partition)
+        if lane is None:
+            return
+        topic = self._logical[source.topic]
+        taken = lane.accept(source, topic, (_received(topic, record) for record in records))
+        self._capacity -= taken
+        if taken:
+            self._progress()
+
+    def _release(self, count: int) -> None:
+        self._capacity += count
+        self._released.set()
+
+    def _progress(self) -> None:
+        self._progress_at = time.monotonic()
+
+    def _end(self, error: FatalError) -> None:
+        if self._fatal is None:
+            self._fatal = error
+            log.error("this worker ends", error=str(error))
+        self.stop()
+
+    async def _leave(self) -> None:
+        drain_s = 0.0 if self._fatal else self._settings.stage.drain_s
+        try:
+            async with asyncio.timeout(drain_s + STOP_S):
+                await self._close_lanes(drain_s)
+                await self._consumer.stop()
+        except TimeoutError:
+            # aiokafka can freeze in stop (#773). The broker will notice that we are gone.
+            self._end(FatalError("leaving the group took too long"))
+
+    # ------------------------------------------------------------------ rebalances
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Every rebalance takes everything away: give all lanes up, within the drain's time."""
+        await self._close_lanes(self._settings.stage.drain_s)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Make a lane of each partition number. They open in tasks of their own: no heartbeat is sent meanwhile."""
+        numbers: dict[int, set[str]] = {}
+        for source in assigned:
+            numbers.setdefault(source.partition, set()).add(source.topic)
+        for number, found in sorted(numbers.items()):
+            if found != set(self._logical):
+                self._end(FatalError(f"partition {number} was assigned without {set(self._logical) - found}"))
+                return
+            self._lanes[number] = Lane(
+                number,
+                self._group,
+                self._settings,
+                self._consumer,
+                progress=self._progress,
+                released=self._release,
+                fatal=self._end,
+            )
+        log.info("assigned", lanes=sorted(numbers))
+        self._progress()
+        if self._ready is not None:
+            self._ready()
+            self._ready = None
+
+    async def _close_lanes(self, drain_s: float) -> None:
+        lanes, self._lanes = self._lanes, {}
+        if lanes:
+            results = await asyncio.gather(*(lane.close(drain_s) for lane in lanes.values()), return_exceptions=True)
+            for result in results:
+                if isinstance(result, Exception):
+                    self._end(FatalError(f"a lane did not close: {type(result).__name__}: {result}"))
+
+    # ------------------------------------------------------------------ the watchdog
+
+    async def _watch(self) -> None:
+        """End the process when work waits and nothing moves: aiokafka shows no health of its own (#1154, #718)."""
+        limit = self._settings.stage.watchdog_s
+        while True:
+            await asyncio.sleep(limit / 10)
+            still = time.monotonic() - self._progress_at
+            if still < limit:
+                continue
+            if not await self._work_waits():
+                self._progress()
+                continue
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            for task in asyncio.all_tasks():
+                task.print_stack(limit=3, file=sys.stderr)
+            self._end(FatalError(f"no progress for {still:.0f} s while work waits"))
+            return
+
+    async def _work_waits(self) -> bool:
+        if self._capacity < self._group.window:
+            return True
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
+                ends = await self._consumer.end_offsets(self._consumer.assignment())
+                positions = {source: await self._consumer.position(source) for source in ends}
+            return any(end > positions[source] for source, end in ends.items())
+        return False  # the broker is away: that is an outage, not our standstill
+
+
+def _received(topic: str, record: ConsumerRecord) -> Received:
+    return Received(
+        topic=topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+    )

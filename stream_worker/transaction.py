@@ -1,0 +1,128 @@
+"""One lane's transactional producer: outputs and input offsets in one transaction, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from stream_worker import telemetry
+from stream_worker.errors import FatalError, OutageError
+from stream_worker.records import Output
+from stream_worker.settings import Kafka
+from stream_worker.topics import HEADROOM_BYTES
+
+STOP_S = 5.0
+BATCH_BYTES = 256 * 1024  # aiokafka's 16 KiB makes a request of nearly every event
+
+log = telemetry.get(__name__)
+
+
+class ProducerLostError(Exception):
+    """The producer can't be trusted any more: throw it away, make a new one, and do the work again."""
+
+
+def require_compiled_client() -> None:
+    """aiokafka without its C extension is twelve times slower and says nothing of it. Raises FatalError."""
+    if "_crecords" not in DefaultRecordBatchBuilder.__module__:
+        raise FatalError("aiokafka was installed without its C extension: install a binary wheel of it")
+
+
+class TransactionalProducer:
+    """The producer of one lane; its transactional id is the lane's alone.
+
+    aiokafka has no KIP-447 fencing, so ownership of a partition is ownership of this id: `start` makes the
+    broker finish or abort whatever a former owner left, and fences it. Every error of a produce or a
+    transaction call means ProducerLostError: aiokafka's state is not to be trusted after one, and a late EndTxn
+    (KAFKA-17754) could end the next transaction of the same producer.
+    """
+
+    def __init__(self, kafka: Kafka, transactional_id: str, group_id: str) -> None:
+        self._kafka = kafka
+        self._id = transactional_id
+        self._group = group_id
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Become the owner. Raises OutageError where the broker does not answer in time."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._kafka.bootstrap_servers,
+            transactional_id=self._id,
+            transaction_timeout_ms=self._kafka.transaction_timeout_ms,
+            request_timeout_ms=self._kafka.request_timeout_ms,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=self._kafka.max_event_bytes + HEADROOM_BYTES,
+        )
+        try:
+            async with asyncio.timeout(2 * self._kafka.request_timeout_ms / 1000):
+                await producer.start()
+        except (KafkaError, TimeoutError, OSError) as error:
+            await _stop(producer)
+            raise OutageError(f"no producer for {self._id}: {type(error).__name__}: {error}") from error
+        except asyncio.CancelledError:
+            await _stop(producer)
+            raise
+        self._producer = producer
+
+    async def stop(self) -> None:
+        """Let the producer go, whatever state it is in. An open transaction is aborted by the next owner."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stop(producer)
+
+    async def write(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
+        """One transaction: the outputs, and the offsets to go on from. Returns when it is committed.
+
+        Raises ProducerLostError where it may or may not have been, or has not been within the transaction's time
+        limit, and FatalError where another process owns the lane.
+        """
+        producer = self._producer
+        if producer is None:
+            raise ProducerLostError("no producer")
+        try:
+            async with asyncio.timeout(self._kafka.transaction_timeout_ms / 1000):
+                await producer.begin_transaction()
+                sent = [
+                    await producer.send(
+                        self._kafka.prefix + output.topic,
+                        value=output.value,
+                        key=output.key,
+                        partition=output.partition,
+                        headers=list(output.headers),
+                    )
+                    for output in outputs
+                ]
+                # A produce that fails unawaited would be lost while its transaction and the offsets commit.
+                await asyncio.gather(*sent)
+                if offsets:
+                    await producer.send_offsets_to_transaction(dict(offsets), self._group)
+                started = time.monotonic()
+                await producer.commit_transaction()
+        except TimeoutError:
+            raise ProducerLostError("the transaction did not end in time") from None
+        except ProducerFenced:
+            raise FatalError(f"{self._id} is owned by another process now") from None
+        except Exception as error:  # aiokafka raises AssertionError and KeyError here too
+            raise ProducerLostError(f"{type(error).__name__}: {error}") from error
+        took = time.monotonic() - started
+        if took * 1000 > self._kafka.request_timeout_ms:
+            # The commit was sent twice: the first request may still arrive and end the next transaction.
+            log.warning("slow commit, new producer", transactional_id=self._id, seconds=round(took, 3))
+            await self.stop()
+            await self.start()
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """`stop()` flushes, and with the broker away or after an error that can take for ever (aiokafka #1101)."""
+    try:
+        async with asyncio.timeout(STOP_S):
+            await producer.stop()
+    except Exception as error:  # noqa: BLE001  # whatever it was, the producer is thrown away
+        log.debug("producer did not stop cleanly", error=repr(error))
+        if producer._sender.sender_task is not None:
+            producer._sender.sender_task.cancel()
+        await producer.client.close()

@@ -1,0 +1,283 @@
+"""The transactional runner on a real broker: every record once, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_worker import topics
+from stream_worker.dead_letters import PREFIX
+from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
+from stream_worker.records import Output, Received
+from stream_worker.settings import Kafka, Settings
+from stream_worker.settings import Stage as StageSettings
+from stream_worker.stage import Stage
+from stream_worker.transaction import TransactionalProducer
+
+PARTITIONS = 3
+
+
+class Echo:
+    """A group that copies images to completed-images, after `work` had its say."""
+
+    name = "echo"
+    topics: tuple[str, ...] = (topics.IMAGES,)
+    window = 8
+
+    def __init__(self, work: Callable[[Received], Awaitable[None]] | None = None) -> None:
+        self.work = work
+        self.opened: list[int] = []
+        self.closed: list[int] = []
+        self.ticks = 0
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def open(self, lane: int) -> None:
+        self.opened.append(lane)
+
+    async def close(self, lane: int) -> None:
+        self.closed.append(lane)
+
+    async def tick(self, lane: int) -> list[Output]:
+        self.ticks += 1
+        return []
+
+    async def process(self, record: Received) -> list[Output]:
+        if self.work is not None:
+            await self.work(record)
+        return [Output(topics.COMPLETED, record.key, record.value)]
+
+    def failed(self, record: Received, fault: RecordFault) -> list[Output]:
+        return [Output(topics.COMPLETED, record.key, b"failed:" + fault.reason.value.encode())]
+
+
+@pytest.fixture
+async def settings(kafka: str, prefix: str) -> Settings:
+    made = Settings(
+        kafka=Kafka(
+            bootstrap_servers=kafka,
+            prefix=prefix,
+            partitions=PARTITIONS,
+            session_timeout_ms=6000,
+            rebalance_timeout_ms=10_000,
+        ),
+        stage=StageSettings(drain_s=2, retry_delay_s=0.05),
+    )
+    await topics.create(made.kafka)
+    return made
+
+
+@asynccontextmanager
+async def running(group: Echo, settings: Settings) -> AsyncIterator[Stage]:
+    joined = asyncio.Event()
+    stage = Stage(group, settings, ready=joined.set)
+    task = asyncio.create_task(stage.run())
+    waiting = asyncio.create_task(joined.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    try:
+        yield stage
+    finally:
+        waiting.cancel()
+        stage.stop()
+        await asyncio.wait_for(task, 30)
+
+
+async def send(settings: Settings, values: list[bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
+    await producer.start()
+    for number, value in enumerate(values):
+        await producer.send_and_wait(
+            settings.kafka.prefix + topics.IMAGES, value, key=value, partition=number % PARTITIONS
+        )
+    await producer.stop()
+
+
+async def read(settings: Settings, topic: str, count: int, within_s: float = 30) -> list[Received]:
+    """The first `count` committed records, and whatever else comes within half a second more."""
+    consumer = AIOKafkaConsumer(
+        settings.kafka.prefix + topic,
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+    )
+    await consumer.start()
+    got: list[Received] = []
+    try:
+        async with asyncio.timeout(within_s):
+            while len(got) < count:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    got += [
+                        Received(topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.headers) for r in records
+                    ]
+        for records in (await consumer.getmany(timeout_ms=500)).values():
+            got += [Received(topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
+    finally:
+        await consumer.stop()
+    return got
+
+
+def values_of(count: int) -> list[bytes]:
+    return [f"photo-{number}".encode() for number in range(count)]
+
+
+async def test_every_record_once(settings: Settings) -> None:
+    await send(settings, values_of(100))
+    async with running(Echo(), settings):
+        got = await read(settings, topics.COMPLETED, 100)
+    assert Counter(record.value for record in got) == Counter(values_of(100))
+
+
+async def test_a_restart_goes_on_where_the_offsets_are(settings: Settings) -> None:
+    await send(settings, values_of(30))
+    async with running(Echo(), settings):
+        await read(settings, topics.COMPLETED, 30)
+    await send(settings, [b"later"])
+    async with running(Echo(), settings):
+        got = await read(settings, topics.COMPLETED, 31)
+    assert Counter(record.value for record in got) == Counter([*values_of(30), b"later"])
+
+
+async def test_order_within_a_lane_is_kept_though_attempts_overlap(settings: Settings) -> None:
+    async def slow_evens(record: Received) -> None:
+        await asyncio.sleep(0.05 if record.offset % 2 == 0 else 0)
+
+    await send(settings, values_of(30))
+    async with running(Echo(slow_evens), settings):
+        await read(settings, topics.COMPLETED, 30)
+    # The echo is partitioned by key, so the order is checked where it is decided: the committed offsets.
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka.bootstrap_servers, group_id=settings.kafka.prefix + "echo"
+    )
+    await consumer.start()
+    try:
+        for number in range(PARTITIONS):
+            assert await consumer.committed(TopicPartition(settings.kafka.prefix + topics.IMAGES, number)) == 10
+    finally:
+        await consumer.stop()
+
+
+async def test_a_fault_of_one_record_is_dead_lettered_and_the_others_go_on(settings: Settings) -> None:
+    async def choosy(record: Received) -> None:
+        if record.value == b"photo-4":
+            raise RecordFault(Reason.NOT_AN_IMAGE, "a text")
+
+    await send(settings, values_of(9))
+    async with running(Echo(choosy), settings):
+        got = await read(settings, topics.COMPLETED, 9)
+        letters = await read(settings, topics.DEAD_LETTERS, 1)
+    assert {r.value for r in got} == {*values_of(9)} - {b"photo-4"} | {b"failed:not_an_image"}
+    assert len(letters) == 1
+    headers = dict(letters[0].headers)
+    assert letters[0].value == b"photo-4"
+    assert headers[PREFIX + "reason"] == b"not_an_image"
+    assert headers[PREFIX + "topic"] == b"images"
+    assert headers[PREFIX + "stage"] == b"echo"
+    assert headers[PREFIX + "attempts"] == b"1"
+
+
+async def test_a_transient_fault_is_tried_again(settings: Settings) -> None:
+    seen: Counter[bytes | None] = Counter()
+
+    async def flaky(record: Received) -> None:
+        seen[record.value] += 1
+        if record.value == b"photo-0" and seen[record.value] < 3:
+            raise TransientFault(Reason.FETCH_FAILED, "503")
+        if record.value == b"photo-1":
+            raise TransientFault(Reason.FETCH_TIMEOUT, "slow")
+
+    await send(settings, values_of(3))
+    async with running(Echo(flaky), settings):
+        got = await read(settings, topics.COMPLETED, 3)
+    assert {r.value for r in got} == {b"photo-0", b"photo-2", b"failed:fetch_timeout"}
+    assert seen == {b"photo-0": 3, b"photo-1": 4, b"photo-2": 1}
+
+
+async def test_an_outage_is_waited_out_and_never_dead_lettered(settings: Settings) -> None:
+    attempts = 0
+
+    async def away(record: Received) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 4:
+            raise OutageError("the store is away")
+
+    await send(settings, [b"photo"])
+    async with running(Echo(away), settings):
+        got = await read(settings, topics.COMPLETED, 1)
+    assert [r.value for r in got] == [b"photo"]
+    assert attempts == 4
+
+
+async def test_a_bug_on_one_record_does_not_stop_the_others(settings: Settings) -> None:
+    async def buggy(record: Received) -> None:
+        if record.value == b"photo-1":
+            raise KeyError("oops")
+
+    await send(settings, values_of(6))
+    async with running(Echo(buggy), settings):
+        got = await read(settings, topics.COMPLETED, 6)
+    assert b"failed:internal_error" in {r.value for r in got}
+    assert len(got) == 6
+
+
+async def test_two_members_share_and_a_leaver_hands_over(settings: Settings) -> None:
+    first, second = Echo(), Echo()
+    await send(settings, values_of(20))
+    async with running(first, settings):
+        async with running(second, settings):
+            await send(settings, [f"more-{n}".encode() for n in range(40)])
+            await read(settings, topics.COMPLETED, 60)
+        await send(settings, [b"last"])
+        got = await read(settings, topics.COMPLETED, 61)
+    assert second.opened, "the second member never had a lane"
+    assert Counter(r.value for r in got) == Counter(
+        [*values_of(20), *(f"more-{n}".encode() for n in range(40)), b"last"]
+    )
+
+
+async def test_a_new_owner_of_the_id_fences_the_old_one(settings: Settings) -> None:
+    """Whoever starts a producer with a lane's transactional id owns the lane; the former owner must end."""
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(record: Received) -> None:
+        begun.set()
+        await release.wait()
+
+    await send(settings, [b"photo"])
+    stage = Stage(Echo(wait), settings)
+    task = asyncio.create_task(stage.run())
+    usurper = TransactionalProducer(settings.kafka, f"{settings.kafka.prefix}echo.images.0", "other")
+    await asyncio.wait_for(begun.wait(), 30)
+    await usurper.start()
+    release.set()
+    try:
+        with pytest.raises(FatalError, match="owned by another"):
+            await asyncio.wait_for(task, 30)
+    finally:
+        await usurper.stop()
+
+
+async def test_nothing_of_an_unfinished_transaction_is_seen(settings: Settings) -> None:
+    """A worker that dies before its commit leaves nothing; the next owner does the work."""
+    dying = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        transactional_id=f"{settings.kafka.prefix}echo.images.0",
+    )
+    await send(settings, [b"photo"])
+    await dying.start()
+    await dying.begin_transaction()
+    await dying.send_and_wait(settings.kafka.prefix + topics.COMPLETED, b"half", key=b"photo")
+    async with running(Echo(), settings):
+        got = await read(settings, topics.COMPLETED, 1)
+    assert [r.value for r in got] == [b"photo"]
+    with pytest.raises(KafkaError):
+        await dying.commit_transaction()
+    await asyncio.wait_for(dying.stop(), 10)
