@@ -124,12 +124,12 @@ async def fault_of(work: Awaitable[object]) -> RecordFault:
 async def test_a_photo_comes_back_whole_with_the_hosts_claim() -> None:
     handler = saying(answer(headers=["Content-Type: Image/JPEG; charset=x"]))
     async with serving(handler) as server, fetcher(server.port) as fetch:
-        result = await fetch.fetch(f"{server.url}/a%2Fb.jpg?sig=a%2Bb%3D&t={SECRET}#part")
-        assert result == Fetched(PHOTO, "image/jpeg", f"{server.url}/a%2Fb.jpg")
+        result = await fetch.fetch(f"{server.url}/a%2Fb%7e.jpg?sig=a%2Bb%3D&t={SECRET}#part")
+        assert result == Fetched(PHOTO, "image/jpeg", f"{server.url}/a%2Fb%7e.jpg")
         again = await fetch.fetch(f"{server.url}/a.jpg")
         assert again.data == PHOTO
     head = server.heads[0].decode()
-    assert head.startswith(f"GET /a%2Fb.jpg?sig=a%2Bb%3D&t={SECRET} HTTP/1.1\r\n")
+    assert head.startswith(f"GET /a%2Fb%7e.jpg?sig=a%2Bb%3D&t={SECRET} HTTP/1.1\r\n")
     assert "Accept-Encoding: identity\r\n" in head
     assert "Connection: close\r\n" in head
     assert len(server.heads) == 2  # a connection each
@@ -383,6 +383,14 @@ async def test_a_name_with_any_refused_address_is_refused(addresses: list[str]) 
             fault = await fault_of(fetch.fetch(f"http://mixed.example:{port}/"))
         assert fault.reason is Reason.URL_REFUSED
         assert seen == []
+
+
+async def test_a_mixed_answer_is_refused_even_when_its_first_address_would_serve() -> None:
+    async with serving(saying(answer())) as server:
+        async with fetcher(server.port, lookup=lambda host, port: ["127.0.0.1", "127.0.0.9"]) as fetch:
+            fault = await fault_of(fetch.fetch(f"http://mixed.example:{server.port}/"))
+        assert fault.reason is Reason.URL_REFUSED
+        assert server.heads == []
 
 
 @pytest.mark.parametrize(
