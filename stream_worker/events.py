@@ -253,15 +253,26 @@ class CompletedImageEvent(Event):
     metadata: Metadata | None = None
 
 
-class JoinStateEvent(Event):
-    """Topic `join-changelog`: what the aggregator knows of an image in flight. Ours alone, not a contract."""
+class JoinedImage(Part):
+    """What the aggregator knows of an image, its results aside."""
 
-    image_id: ImageId
-    run: Run
     first_seen_at: AwareDatetime
     deadline_at: Deadline
     manifest: DetectionEvent | None = None
-    results: list[ReconstructionEvent] = []
     revision: int = Field(0, ge=0, description="The last one that was published.")
     status: Literal["open", "complete", "partial", "failed"] = "open"
-    finished_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = Field(None, description="When that revision was published.")
+    final: bool = Field(False, description="Nothing can change the outcome: manifest and results are let go.")
+
+
+class JoinStateEvent(Event):
+    """Topic `join-changelog`: a piece of what the aggregator knows. Ours alone, not a contract.
+
+    Either the image itself (key: image_id, run) or one of its results (key: image_id, run, object_id): so a
+    result costs its own size in the changelog, and not that of all results before it.
+    """
+
+    image_id: ImageId
+    run: Run
+    image: JoinedImage | None = None
+    result: ReconstructionEvent | None = None

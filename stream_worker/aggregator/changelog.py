@@ -1,0 +1,141 @@
+"""The changelog: the join's state as records of the topic `join-changelog`, and back.
+
+Records are keyed by what they are a piece of, as JSON: [image_id, run] for an image, [image_id, run, object_id]
+for one of its results. The newest record of a key is the truth, a tombstone takes the piece away; Kafka's
+compaction keeps no more than that. All of an image's records are on its lane's partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import orjson
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import (
+    CorruptRecordException,
+    InvalidMessageError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    UnsupportedCodecError,
+)
+
+from stream_worker import contract
+from stream_worker.aggregator.join import Change
+from stream_worker.errors import Exit, FatalError, OutageError, RecordFault, UserError
+from stream_worker.events import JoinStateEvent
+
+STOP_S = 5.0
+"""Closing the consumer, at most: it holds nothing that could be lost."""
+
+_POLL_MS = 50
+_DECODE_BATCH = 100
+"""Records decoded before other work on the event loop (heartbeats) gets its turn."""
+
+
+def key_of(image_id: str, run: str, object_id: str | None = None) -> bytes:
+    """The record key of an image, or of one of its results."""
+    return orjson.dumps([image_id, run] if object_id is None else [image_id, run, object_id])
+
+
+def record(change: Change) -> tuple[bytes, bytes | None]:
+    """Key and value of the record that writes a change down."""
+    key = key_of(change.image_id, change.run, change.object_id)
+    return key, contract.encode(change.event) if change.event else None
+
+
+async def restore(
+    bootstrap_servers: str, topic: str, lane: int, *, patience_s: float = 30.0, request_timeout_ms: int = 20_000
+) -> list[JoinStateEvent]:
+    """All pieces that partition `lane` of `topic` (its full name) holds now, committed ones only.
+
+    To be called when whoever wrote there before is fenced. Then nothing is added while this reads.
+
+    Raises OutageError when the broker is away or nothing has moved for `patience_s`, UserError when there is no
+    such partition, FatalError for a record that can't be read: to go on without it would lose an image in silence.
+    (Who knows better can take the record away: a tombstone with its key.)
+    """
+    partition = TopicPartition(topic, lane)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        request_timeout_ms=request_timeout_ms,
+        fetch_max_wait_ms=_POLL_MS,
+        max_partition_fetch_bytes=2 * 2**20,
+    )
+    try:
+        records = await _newest_by_key(consumer, partition, patience_s)
+    except (CorruptRecordException, InvalidMessageError, RecordTooLargeError, UnsupportedCodecError) as error:
+        raise FatalError(f"{topic}-{lane}: a record batch can't be read: {error!r}") from error
+    except OffsetOutOfRangeError as error:
+        raise FatalError(f"{topic}-{lane}: the log was cut while it was read: {error!r}") from error
+    except TimeoutError:
+        raise OutageError(f"{topic}-{lane}: nothing has moved for {patience_s:g} s while restoring") from None
+    except (KafkaError, OSError) as error:
+        raise OutageError(f"{topic}-{lane}: can't be restored now: {error!r}") from error
+    finally:
+        with suppress(TimeoutError, KafkaError):
+            await asyncio.wait_for(consumer.stop(), STOP_S)
+    pieces = []
+    for count, record in enumerate(records):
+        pieces.append(_decoded(record))
+        if count % _DECODE_BATCH == 0:
+            await asyncio.sleep(0)
+    return pieces
+
+
+async def _newest_by_key(
+    consumer: AIOKafkaConsumer, partition: TopicPartition, patience_s: float
+) -> list[ConsumerRecord]:
+    """The newest record of every key that is no tombstone.
+
+    Read by position: the last offsets are transaction markers or aborted records, which no poll returns. The end is
+    the greater of two: what ListOffsets says (it refuses while a new leader does not know its high watermark yet),
+    and the high watermark (ListOffsets stops at an open transaction, and so would we, before the end).
+    """
+    async with asyncio.timeout(patience_s):
+        await consumer.start()
+        if partition.topic not in await consumer.topics():
+            raise UserError(f"topic {partition.topic} does not exist: stream-worker topics create", Exit.TOPICS)
+        if partition.partition not in (consumer.partitions_for_topic(partition.topic) or ()):
+            raise UserError(f"topic {partition.topic} has no partition {partition.partition}", Exit.TOPICS)
+        consumer.assign([partition])
+        await consumer.seek_to_beginning(partition)
+        end = (await consumer.end_offsets([partition]))[partition]
+
+    newest: dict[bytes | None, ConsumerRecord] = {}
+    loop = asyncio.get_running_loop()
+    position, moved_at = await asyncio.wait_for(consumer.position(partition), patience_s), loop.time()
+    while (known := consumer.highwater(partition)) is None or position < max(end, known):
+        for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, []):
+            if record.value is None:
+                newest.pop(record.key, None)
+            else:
+                newest[record.key] = record
+        before, position = position, await asyncio.wait_for(consumer.position(partition), patience_s)
+        if position != before:
+            moved_at = loop.time()
+        elif loop.time() - moved_at > patience_s:
+            raise TimeoutError
+    return list(newest.values())
+
+
+def _decoded(record: ConsumerRecord) -> JoinStateEvent:
+    """The piece in a record. Raises FatalError where it is none, or not the one that its key names."""
+    place = f"{record.topic}-{record.partition} offset {record.offset}"
+    try:
+        piece = contract.decode(JoinStateEvent, record.value)
+    except RecordFault as fault:
+        raise FatalError(f"corrupt join state at {place}: {fault.message}") from fault
+    result = piece.result
+    if (piece.image is None) == (result is None):
+        raise FatalError(f"corrupt join state at {place}: neither an image nor one result")
+    if result is not None and (result.image_id, result.run) != (piece.image_id, piece.run):
+        raise FatalError(f"corrupt join state at {place}: a result of another image")
+    if record.key != key_of(piece.image_id, piece.run, result.object_id if result is not None else None):
+        raise FatalError(f"corrupt join state at {place}: the key {record.key!r} names something else")
+    return piece

@@ -1,0 +1,126 @@
+"""The aggregator group: feeds the join from its topics, and writes outcomes and state in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from stream_worker import contract, topics
+from stream_worker.aggregator import changelog, outcome
+from stream_worker.aggregator.join import Change, Join, Sizes, Step
+from stream_worker.errors import FatalError, Reason, RecordFault, UserError
+from stream_worker.events import (
+    CompletedImageEvent,
+    DetectionEvent,
+    Failure,
+    ReconstructionEvent,
+    utc_now,
+)
+from stream_worker.headers import cloud_event
+from stream_worker.records import Headers, Output, Received
+from stream_worker.settings import Settings
+
+
+class Aggregator:
+    """The join as a consumer group. A lane's state lives here while the lane is open, and in the changelog always."""
+
+    name = "aggregator"
+    topics: tuple[str, ...] = (topics.DETECTIONS, topics.RECONSTRUCTIONS)
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
+        """Raises UserError where the settings name no broker."""
+        if settings.kafka.bootstrap_servers is None:
+            raise UserError("setting kafka.bootstrap_servers: the aggregator needs a broker")
+        self._bootstrap_servers = settings.kafka.bootstrap_servers
+        self._changelog = settings.kafka.prefix + topics.CHANGELOG
+        self._request_timeout_ms = settings.kafka.request_timeout_ms
+        self._largest = settings.kafka.max_event_bytes
+        self._grace = timedelta(seconds=settings.aggregator.grace_s)
+        self._clock = clock
+        self._lanes: dict[int, Join] = {}
+        # No more than one transaction holds: what `tick` says builds on every record that was processed, so its
+        # outputs must not be committed before theirs.
+        self.window = settings.stage.batch
+
+    async def start(self) -> None:
+        """Nothing to get ready: lanes are restored one by one."""
+
+    async def stop(self) -> None:
+        """Nothing to let go."""
+
+    async def open(self, lane: int) -> None:
+        """Restore a lane from the changelog. Raises what `changelog.restore` raises."""
+        pieces = await changelog.restore(
+            self._bootstrap_servers,
+            self._changelog,
+            lane,
+            patience_s=1.5 * self._request_timeout_ms / 1000,
+            request_timeout_ms=self._request_timeout_ms,
+        )
+        self._lanes[lane] = Join.restored(self._grace, pieces)
+
+    async def close(self, lane: int) -> None:
+        """Forget a lane. What was not committed is gone with it."""
+        self._lanes.pop(lane, None)
+
+    async def process(self, record: Received) -> list[Output]:
+        """Feed one record to the join. Awaits nothing, so records take effect in the order they are given."""
+        join = self._lane(record.partition)
+        if record.topic == topics.DETECTIONS:
+            manifest = self._storable(contract.decode(DetectionEvent, record.value), len(record.value or b""))
+            step = join.manifest(manifest, self._clock())
+        else:
+            step = join.result(contract.decode(ReconstructionEvent, record.value), self._clock())
+        return self._outputs(step, record.partition, record.headers)
+
+    def failed(self, record: Received, fault: RecordFault) -> list[Output]:
+        """Nothing: a record that is no event says nothing of any image. The deadline sees to its image."""
+        return []
+
+    async def tick(self, lane: int) -> list[Output]:
+        """Complete what is past its deadline, forget what is past its grace."""
+        return self._outputs(self._lane(lane).tick(self._clock()), lane)
+
+    def sizes(self) -> dict[int, Sizes]:
+        """How much each open lane holds, for the gauges. Walks over all images."""
+        return {lane: join.sizes() for lane, join in self._lanes.items()}
+
+    def _lane(self, lane: int) -> Join:
+        join = self._lanes.get(lane)
+        if join is None:
+            raise FatalError(f"aggregator: lane {lane} is not open")
+        return join
+
+    def _outputs(self, step: Step, lane: int, trace: Headers = ()) -> list[Output]:
+        return [
+            *(self._completed(event, trace) for event in step.outcomes),
+            *(self._changed(change, lane, trace) for change in step.changes),
+        ]
+
+    def _changed(self, change: Change, lane: int, trace: Headers) -> Output:
+        """A change of state as a record on the lane's own partition."""
+        key, value = changelog.record(change)
+        headers = cloud_event(change.event, self.name, trace) if change.event else ()
+        return Output(topics.CHANGELOG, key, value, headers, partition=lane)
+
+    def _completed(self, event: CompletedImageEvent, trace: Headers) -> Output:
+        """An outcome as a record. One that no record can hold is published as failed: never silence, never a loop."""
+        try:
+            value = contract.encode(event)
+            why = f"the outcome takes {len(value)} bytes, and an event may have {self._largest}"
+        except RecordFault as fault:
+            value, why = b"", fault.message
+        if not 0 < len(value) <= self._largest:
+            event = outcome.unwritable(event, why)
+            value = contract.encode(event)
+        return Output(topics.COMPLETED, event.image_id.encode(), value, cloud_event(event, self.name, trace))
+
+    def _storable(self, manifest: DetectionEvent, size: int) -> DetectionEvent:
+        """The manifest, or a failed one in place of one that the changelog could not hold."""
+        if size <= self._largest:
+            return manifest
+        why = Failure(
+            code=Reason.EVENT_TOO_LARGE,
+            message=f"the manifest takes {size} bytes, and an event may have {self._largest}",
+        )
+        return manifest.model_copy(update={"status": "failed", "reason": why, "objects": [], "metadata": None})
