@@ -6,9 +6,10 @@ photo's edge then has the size that it would have in the middle), and inflated b
 
 What it can know: the extent across the view, taken as that of the silhouette on the plane, so rays through one
 object are taken as parallel. With the object's middle at depth 1, a sphere seen under the half angle a comes out
-larger by 1 / cos(a): lengths by 0.6 % at 6 degrees and 3.5 % at 15, volume by three times that; an upright cylinder of
-radius r higher by 1 / (1 - r), as the near half of its rim hides the far one. What it cannot know, and sets by a stated rule: the depth (that of `sweep`), the back (mirrored,
-with the front's colours) and the absolute size (unit: the depth of the pointmap's plane).
+larger by 1 / cos(a): lengths by 0.6 % at 6 degrees and 3.5 % at 15, the volume by three times that. An upright
+cylinder of radius r comes out higher by 1 / (1 - r), as the near half of its rim hides the far one. What it cannot
+know, and sets by a stated rule: the depth (that of `sweep`), the back (mirrored, with the front's colours) and the
+absolute size (unit: the depth of the pointmap's plane).
 
 Frames: the Gaussians lie in the object's own frame (x right, y up, z towards the camera), centred, longest side 1. The
 pose maps them to OpenCV's camera (x right, y down, z forward): camera = rotation * (scale * local) + translation. The
