@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from stream_worker import telemetry
 from stream_worker.errors import Exit, UserError
+from stream_worker.lag import outstanding
 from stream_worker.settings import Kafka
 from stream_worker.topics import OBJECTS
 
@@ -113,8 +114,5 @@ class Balancer:
         assert self._admin is not None
         assert self._outstanding is not None
         sources = [TopicPartition(self._topic, p) for p in self._consumer.partitions_for_topic(self._topic) or ()]
-        ends = await self._consumer.end_offsets(sources)
-        committed = await self._admin.list_consumer_group_offsets(self._group)
-        begins = await self._consumer.beginning_offsets([s for s in sources if s not in committed])
-        done = {s: committed[s].offset if s in committed else begins[s] for s in sources}
-        self._outstanding.measured({s.partition: ends[s] - done[s] for s in sources})
+        waiting = await outstanding(self._admin, self._consumer, self._group, sources)
+        self._outstanding.measured({source.partition: count for source, count in waiting.items()})

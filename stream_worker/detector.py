@@ -39,6 +39,7 @@ from stream_worker.store import Store, open_store
 NAME = "detector"
 RECONSTRUCTOR = "reconstructor"
 OURS = "rooms-seg"
+MODELS = {"yolo": "stream_worker.models.yolo:Yolo"}
 
 
 class Detector:
@@ -67,7 +68,7 @@ class Detector:
             self._decoder = await stack.enter_async_context(Decoder(images))
             self._fetcher = await stack.enter_async_context(
                 Fetcher(
-                    FetchLimits(total_s=images.timeout_s, max_bytes=images.max_bytes),
+                    FetchLimits(total_s=images.timeout_s, max_bytes=images.max_bytes, connections=self.window),
                     AddressPolicy.parse(images.allow_networks, ports=images.ports),
                     s3_allow=images.s3_buckets,
                 )
@@ -219,7 +220,7 @@ def model_host(settings: DetectorSettings) -> ModelHost:
     options = settings.model_dump(mode="json", exclude={"python", "load_timeout_s", "task_timeout_s"})
     return ModelHost(
         name=NAME,
-        model="stream_worker.models.yolo:Yolo",
+        model=MODELS.get(settings.model, settings.model),
         options={**options, "weights": weights},
         python=settings.python,
         env=compute_limits(threads=settings.threads, device=settings.device),

@@ -241,7 +241,7 @@ def model_host(settings: ReconstructorSettings) -> ModelHost:
     """The child process of the reconstructor's model."""
     return ModelHost(
         name=NAME,
-        model=MODELS[settings.model],
+        model=MODELS.get(settings.model, settings.model),
         options=settings.model_dump(mode="json", exclude={"python", "load_timeout_s", "task_timeout_s"}),
         python=settings.python,
         env=compute_limits(threads=settings.threads, device=settings.device),

@@ -24,6 +24,7 @@ from stream_worker.errors import UserError
 
 DEFAULT_FILE = "stream-worker.toml"
 ENV_PREFIX = "STREAM_WORKER_"
+MODEL = r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$"
 
 
 class Section(BaseModel):
@@ -84,6 +85,7 @@ class ModelProcess(Section):
 class Detector(ModelProcess):
     """YOLO or YOLOE segmentation."""
 
+    model: str = Field("yolo", pattern=MODEL, description="yolo, or module:Class of a model of your own")
     weights: str = Field("rooms-seg", description="rooms-seg (ours, in the package) or the path of a .pt file")
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="refuse weights that differ")
     classes: list[str] | None = Field(None, description="only these classes; unset: all that the weights know")
@@ -99,7 +101,9 @@ class Detector(ModelProcess):
 class Reconstructor(ModelProcess):
     """From a mask to 3D."""
 
-    model: Literal["silhouette"] = Field("silhouette", description="silhouette needs no GPU")
+    model: str = Field(
+        "silhouette", pattern=MODEL, description="silhouette (needs no GPU), or module:Class of a model of your own"
+    )
     max_gaussians: int = Field(20_000, ge=100, le=2_000_000, description="most Gaussians of one object")
     seed: int = 42
     task_timeout_s: float = Field(120.0, gt=0, description="one object in the model, at most")

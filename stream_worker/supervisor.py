@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from stream_worker import telemetry
@@ -63,13 +64,15 @@ class Supervisor:
         self._keepers = [asyncio.create_task(self._keep(worker, folder)) for worker in self.workers]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """SIGTERM to all, time to drain, SIGKILL to what is left."""
         self._stopping.set()
         for worker in self.workers:
             _signal(worker, signal.SIGTERM)
         if self._keepers:
-            _, late = await asyncio.wait(self._keepers, timeout=self._settings.stage.drain_s + KILL_S)
+            _done, late = await asyncio.wait(self._keepers, timeout=self._settings.stage.drain_s + KILL_S)
             for worker in self.workers:
                 if late and worker.pid is not None:
                     log.warning("worker did not drain in time, killed", worker=worker.name)
@@ -81,12 +84,17 @@ class Supervisor:
 
     async def ready(self, timeout_s: float) -> None:
         """Wait until every worker is ready. Raises UserError where one can't be started, or the time is up."""
-        waiting = asyncio.gather(*(worker.ready.wait() for worker in self.workers))
+
+        async def all_ready() -> None:
+            for worker in self.workers:
+                await worker.ready.wait()
+
+        waiting = asyncio.create_task(all_ready())
         await asyncio.wait({waiting, self._failed}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            waiting.cancel()
-            if self._failed.done():
-                self._failed.result()
+        waiting.cancel()
+        if self._failed.done():
+            self._failed.result()
+        if not all(worker.ready.is_set() for worker in self.workers):
             late = ", ".join(worker.name for worker in self.workers if not worker.ready.is_set())
             raise UserError(f"not ready after {timeout_s:.0f} s: {late} (see the logs)", Exit.FAILED)
 
@@ -141,11 +149,10 @@ class Supervisor:
         return code
 
     @contextlib.contextmanager
-    def _output(self, worker: Worker):  # type: ignore[no-untyped-def]  # a file, or None: inherited
+    def _output(self, worker: Worker) -> Iterator[IO[bytes] | None]:
         if self._log_dir is None:
             yield None
             return
-        file: IO[bytes]
         with (self._log_dir / f"{worker.name}.log").open("ab") as file:
             yield file
 

@@ -1,0 +1,345 @@
+"""The door: `stream-worker`, one command for every thing that people do with the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from stream_worker import telemetry
+from stream_worker.errors import Exit, UserError
+from stream_worker.local_default import connected, kafka_folder, with_broker
+from stream_worker.settings import Settings, load, shown
+
+app = typer.Typer(
+    name="stream-worker",
+    help="Turns streams of photos into 3D objects: Kafka in, YOLOE-seg and SAM 3D on your GPUs, completed images out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+kafka_app = typer.Typer(help="The private Kafka of this machine.", no_args_is_help=True)
+topics_app = typer.Typer(help="The topics that the service needs.", no_args_is_help=True)
+app.add_typer(kafka_app, name="kafka")
+app.add_typer(topics_app, name="topics")
+
+out = Console()
+err = Console(stderr=True)
+
+
+@app.callback()
+def _settings(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Settings file.", show_default="./stream-worker.toml, if there"),
+    ] = None,
+    broker: Annotated[str | None, typer.Option("--broker", "-b", help="host:port of Kafka; wins over all.")] = None,
+) -> None:
+    settings = load(config)
+    telemetry.configure(settings.log)
+    # What the client says of a broker that is away, we say in one line; the workers turn it on again.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    context.obj = with_broker(settings, broker) if broker else settings
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+# ---------------------------------------------------------------------- the service
+
+
+@app.command(epilog="Example: [bold]stream-worker up[/bold]")
+def up(
+    context: typer.Context,
+    detectors: Annotated[int | None, typer.Option(min=0, help="Detectors; unset: one per GPU, or one.")] = None,
+    reconstructors: Annotated[
+        int | None, typer.Option(min=0, help="Reconstructors; unset: one per GPU, or one.")
+    ] = None,
+    aggregators: Annotated[int | None, typer.Option(min=0, help="Aggregators.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for a log file of each worker.")] = None,
+) -> None:
+    """Run the whole service here: a worker per GPU, and a private Kafka if no broker is named.
+
+    Restarts what dies, with back-off. SIGTERM or Ctrl-C drains: work in hand is finished, then all ends.
+    """
+    settings: Settings = context.obj
+    wishes = {"detectors": detectors, "reconstructors": reconstructors, "aggregators": aggregators}
+    changed = settings.up.model_copy(update={name: count for name, count in wishes.items() if count is not None})
+    telemetry.configure(settings.log, stage="up")
+    _run(_up(settings.model_copy(update={"up": changed}), logs))
+
+
+async def _up(settings: Settings, logs: Path | None) -> None:
+    from stream_worker.up import running
+
+    me = asyncio.current_task()
+    assert me is not None
+    told: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        if not told:  # a second signal must not break the drain off: SIGKILL does
+            told.append(number)
+            me.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    log = telemetry.get("up")
+    try:
+        async with running(settings, on_progress=log.info, log_dir=logs) as service:
+            log.info("try: stream-worker publish URL, then stream-worker watch")
+            await service.supervisor.failed()
+    except asyncio.CancelledError:
+        if not told:
+            raise
+        log.info("stopped")
+
+
+def _worker(context: typer.Context, group: str, name: str | None) -> NoReturn:
+    from stream_worker.workers import work
+
+    raise typer.Exit(work(group, connected(context.obj), name))
+
+
+_Name = Annotated[str | None, typer.Option(help="Static name of this worker, unique in the deployment.")]
+
+
+@app.command(epilog="Example: [bold]CUDA_VISIBLE_DEVICES=0 stream-worker detect --name detector-0[/bold]")
+def detect(context: typer.Context, name: _Name = None) -> None:
+    """Run one detector: photos in, one object event per mask out."""
+    _worker(context, "detector", name)
+
+
+@app.command(epilog="Example: [bold]CUDA_VISIBLE_DEVICES=0 stream-worker reconstruct --name reconstructor-0[/bold]")
+def reconstruct(context: typer.Context, name: _Name = None) -> None:
+    """Run one reconstructor: masks in, 3D objects out."""
+    _worker(context, "reconstructor", name)
+
+
+@app.command(epilog="Example: [bold]stream-worker aggregate --name aggregator-0[/bold]")
+def aggregate(context: typer.Context, name: _Name = None) -> None:
+    """Run one aggregator: manifests and results in, completed images out."""
+    _worker(context, "aggregator", name)
+
+
+@app.command(epilog="Example: [bold]stream-worker demo --images ~/photos[/bold]")
+def demo(
+    context: typer.Context,
+    images: Annotated[Path | None, typer.Option(help="Folder of photos; unset: rendered rooms.")] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("demo-out"),
+) -> None:
+    """Photos in, 3D objects out: the whole service on this machine, with a report to look at."""
+    from stream_worker.demo.run import demo as run_demo
+
+    raise typer.Exit(run_demo(context.obj, images, out_dir, out))
+
+
+# ---------------------------------------------------------------------- the ways to use it
+
+
+@app.command(
+    epilog="Example: [bold]stream-worker publish https://example.com/room.jpg --id room-1[/bold]\n\n"
+    'A file has one event a line: [bold]{"url": "https://...", "image_id": "room-1", "metadata": {"order": 7}}[/bold]'
+)
+def publish(
+    context: typer.Context,
+    urls: Annotated[list[str] | None, typer.Argument(metavar="URL...", help="Photos to process.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Events as JSON lines; - is stdin.")] = None,
+    image_id: Annotated[str | None, typer.Option("--id", help="image_id, for a single URL.")] = None,
+    run: Annotated[str, typer.Option(help="Which processing this is.")] = "live",
+) -> None:
+    """Publish photos; prints a line for each as soon as the broker has it."""
+    events = [{"url": url} for url in urls or []]
+    if image_id is not None:
+        if len(events) != 1:
+            raise UserError("--id goes with exactly one URL")
+        events[0]["image_id"] = image_id
+    if file is not None:
+        events += _events_in(file)
+    if not events:
+        raise UserError("nothing to publish: name URLs, or a file with --file")
+    _run(_publish(connected(context.obj), [{"run": run, **event} for event in events]))
+
+
+_FIELDS = {"url", "image_id", "run", "classes", "deadline_s", "metadata"}
+
+
+def _events_in(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (sys.stdin.buffer if str(file) == "-" else file.open("rb")).read().splitlines()
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from None
+    events = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise UserError(f"{file}, line {number}: not JSON: {error}") from None
+        if not isinstance(event, dict) or "url" not in event or not set(event) <= _FIELDS:
+            raise UserError(f"{file}, line {number}: want an object with a url, and of {', '.join(sorted(_FIELDS))}")
+        events.append(event)
+    return events
+
+
+async def _publish(settings: Settings, events: list[dict[str, Any]]) -> None:
+    from stream_worker.publish import Publisher
+
+    async with Publisher(settings) as publisher:
+        for event in events:
+            sent = await publisher.publish(event.pop("url"), **event)
+            out.print(
+                f"{sent.image_id}  run={sent.run}  partition={sent.partition}  offset={sent.offset}", highlight=False
+            )
+
+
+@app.command(epilog="Example: [bold]stream-worker watch --image room-1 --json[/bold]")
+def watch(
+    context: typer.Context,
+    image: Annotated[str | None, typer.Option(help="Only this image; ends when it has completed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Whole events, one a line.")] = False,
+) -> None:
+    """Follow completed images as they come."""
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(_watch(connected(context.obj), image, as_json))
+
+
+async def _watch(settings: Settings, image: str | None, as_json: bool) -> None:
+    from stream_worker.contract import encode
+    from stream_worker.watch import completed
+
+    async for event in completed(settings, from_start=image is not None):
+        if image is not None and event.image_id != image:
+            continue
+        if as_json:
+            sys.stdout.write(encode(event).decode() + "\n")
+            sys.stdout.flush()
+        else:
+            took = (event.completed_at - event.published_at).total_seconds()
+            labels = ", ".join(one.label for one in event.objects) or "no objects"
+            reason = f"  ({event.reason.code})" if event.reason else ""
+            line = f"{event.completed_at:%H:%M:%S}  {event.image_id}  {event.status}{reason}  {took:.2f} s  {labels}"
+            out.print(_printable(line), highlight=False, markup=False)
+        if image is not None:
+            return
+
+
+def _printable(text: str) -> str:
+    """Without what a hostile id could do to a terminal."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+@app.command(epilog="Example: [bold]stream-worker status[/bold]")
+def status(context: typer.Context) -> None:
+    """Show lag and throughput of every group."""
+    from stream_worker.status import measure
+
+    table = Table("group", "reads", "workers", "lag", "records/s", title="stream_worker")
+    for row in _run(measure(connected(context.obj))):
+        table.add_row(row.group, row.topic, str(row.members), str(row.lag), f"{row.per_second:.1f}")
+    out.print(table)
+
+
+@app.command(epilog="Example: [bold]stream-worker -c production.toml config[/bold]")
+def config(context: typer.Context) -> None:
+    """Show the settings in force, secrets masked, with what each is for."""
+    table = Table(Column("setting", no_wrap=True), Column("value", overflow="fold"), "what it is")
+    for section, fields in shown(context.obj).items():
+        described = type(getattr(context.obj, section)).model_fields
+        for name, value in fields.items():
+            shown_value = "unset" if value is None else str(value)
+            table.add_row(f"{section}.{name}", shown_value, described[name].description or "")
+    out.print(table)
+
+
+# ---------------------------------------------------------------------- broker and topics
+
+
+@kafka_app.command("start", epilog="Example: [bold]stream-worker kafka start --port 9092[/bold]")
+def kafka_start(
+    context: typer.Context, port: Annotated[int | None, typer.Option(help="Unset: local.port, or a free one.")] = None
+) -> None:
+    """Start the private Kafka; it stays until `kafka stop`."""
+    from stream_worker.local_kafka import LocalKafka, status
+
+    folder = kafka_folder(context.obj)
+    there = status(folder)
+    if there is not None:
+        raise UserError(f"Kafka runs already at {there.bootstrap_servers} (pid {there.pid})", Exit.FAILED)
+    broker = LocalKafka(folder, port or context.obj.local.port, progress=err.print)
+    _run(broker.start(daemon=True))
+    out.print(f"Kafka runs at {broker.bootstrap_servers}, its data is in {folder}", highlight=False)
+
+
+@kafka_app.command("stop", epilog="Example: [bold]stream-worker kafka stop[/bold]")
+def kafka_stop(context: typer.Context) -> None:
+    """Stop the private Kafka; its data stays."""
+    from stream_worker.local_kafka import stop_daemon
+
+    stopped = _run(stop_daemon(kafka_folder(context.obj)))
+    out.print("Kafka stopped" if stopped else "no Kafka ran")
+
+
+@kafka_app.command("status", epilog="Example: [bold]stream-worker kafka status[/bold]")
+def kafka_status(context: typer.Context) -> None:
+    """Tell whether the private Kafka runs, and where. Exit code 1: it does not."""
+    from stream_worker.local_kafka import status
+
+    there = status(kafka_folder(context.obj))
+    if there is None:
+        out.print("no Kafka runs")
+        raise typer.Exit(Exit.FAILED)
+    out.print(f"Kafka runs at {there.bootstrap_servers} (pid {there.pid})", highlight=False)
+
+
+@topics_app.command("create", epilog="Example: [bold]stream-worker --broker kafka:9092 topics create[/bold]")
+def topics_create(context: typer.Context) -> None:
+    """Create the topics that are missing."""
+    from stream_worker import topics
+
+    created = _run(topics.create(connected(context.obj).kafka))
+    out.print(f"created: {', '.join(created)}" if created else "all topics are there")
+
+
+@topics_app.command("check", epilog="Example: [bold]stream-worker topics check[/bold]")
+def topics_check(context: typer.Context) -> None:
+    """Tell what is wrong with the topics. Exit code 4: something is."""
+    from stream_worker import topics
+
+    lines = _run(topics.problems(connected(context.obj).kafka))
+    for line in lines:
+        err.print(line, highlight=False)
+    if lines:
+        raise typer.Exit(Exit.TOPICS)
+    out.print("all topics are as they should be")
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        err.print(f"stream-worker: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.stdout.flush()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.FAILED)
+    sys.exit(Exit.OK)

@@ -1,0 +1,77 @@
+"""How far each group is behind, and how fast it goes: `stream-worker status`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from stream_worker import topics
+from stream_worker.lag import committed
+from stream_worker.settings import Settings
+
+GROUPS = {
+    "detector": (topics.IMAGES,),
+    "reconstructor": (topics.OBJECTS,),
+    "aggregator": (topics.DETECTIONS, topics.RECONSTRUCTIONS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """One group's place in one of its topics."""
+
+    group: str
+    topic: str
+    members: int
+    """Workers in the group now."""
+    lag: int
+    """Offsets between the group's and the end; up to two per transaction are markers, not records."""
+    per_second: float
+    """Offsets committed a second, over the time of the measurement."""
+
+
+async def measure(settings: Settings, over_s: float = 2.0) -> list[GroupStatus]:
+    """Lag and throughput of every group, measured over `over_s` seconds."""
+    kafka = settings.kafka
+    await topics.require(kafka)
+    async with topics.admin(kafka) as admin, AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers) as consumer:
+        there = await topics.present(admin, kafka)
+        pairs = [(group, topic) for group, inputs in GROUPS.items() for topic in inputs]
+
+        async def positions() -> dict[tuple[str, str], dict[TopicPartition, int]]:
+            async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+                return {
+                    (group, topic): await committed(
+                        admin,
+                        consumer,
+                        kafka.prefix + group,
+                        [TopicPartition(kafka.prefix + topic, number) for number in range(there[topic])],
+                    )
+                    for group, topic in pairs
+                }
+
+        before, started = await positions(), time.monotonic()
+        await asyncio.sleep(over_s)
+        after, took = await positions(), time.monotonic() - started
+        rows = []
+        for pair in pairs:
+            ends = await consumer.end_offsets(list(after[pair]))
+            rows.append(
+                GroupStatus(
+                    group=pair[0],
+                    topic=pair[1],
+                    members=await _members(admin, kafka.prefix + pair[0]),
+                    lag=sum(max(0, ends[source] - offset) for source, offset in after[pair].items()),
+                    per_second=sum(offset - before[pair][source] for source, offset in after[pair].items()) / took,
+                )
+            )
+        return rows
+
+
+async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
+    described = await admin.describe_consumer_groups([group])
+    return sum(len(entry[5]) for response in described for entry in response.groups)
