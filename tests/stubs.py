@@ -1,0 +1,73 @@
+"""Models for tests of the service itself: what they find is written in the photo, so any result can be foretold."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stream_worker.geometry import masks
+from stream_worker.models.protocol import ModelFault
+
+SIDE = 64
+"""Photos are this high and wide, pixels."""
+
+
+def photo(number: int, objects: int) -> bytes:
+    """A PNG that `Counted` finds `objects` objects in; `number` makes its bytes its own."""
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    pixels[0, 0] = (objects, number % 256, number // 256)
+    pixels[8:, 8:] = (40 + number % 200, 120, 60)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class Counted:
+    """A detector that reads the number of objects from the photo's first pixel, and finds as many squares."""
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"model": "counted", "version": "1", "weights_sha256": None}
+
+    def warm_up(self) -> None: ...
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        shape = (task["height"], task["width"], 3)
+        count = int(np.memmap(task["pixels"], np.uint8, "r", shape=shape)[0, 0, 0])
+        objects = []
+        for index in range(count):
+            left, top = 4 + 12 * (index % 4), 4 + 12 * (index // 4)
+            mask = np.zeros(shape[:2], bool)
+            mask[top : top + 10, left : left + 10] = True
+            objects.append(
+                {
+                    "label": f"square-{index}",
+                    "confidence": round(0.9 - 0.01 * index, 2),
+                    "box": [left, top, left + 10, top + 10],
+                    "mask": masks.encode(mask),
+                    "area_px": 100,
+                }
+            )
+        return {"objects": objects, "times": {}}, b""
+
+
+class Faulty(Counted):
+    """`Counted`, but some numbers of objects stand for a fault of the model itself."""
+
+    REFUSE, CRASH, HANG = 201, 202, 203
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        shape = (task["height"], task["width"], 3)
+        count = int(np.memmap(task["pixels"], np.uint8, "r", shape=shape)[0, 0, 0])
+        if count == self.REFUSE:
+            raise ModelFault("detect_failed", "refused")
+        if count == self.CRASH:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if count == self.HANG:
+            time.sleep(3600)
+        return super().infer(task, payload)
