@@ -216,14 +216,17 @@ async def test_the_same_work_is_not_done_twice(kafka: str, prefix: str, tmp_path
     """A second run of a photo reuses its results; a repeated publish of the same run gives no second outcome."""
     with serving(made_up) as base:
         settings = settings_for(kafka, prefix, tmp_path, base, detectors=1, reconstructors=1, aggregators=1)
-        async with running(settings, on_progress=print, log_dir=tmp_path / "logs") as service:
-            async with Publisher(service.settings) as publisher, Reader(service.settings) as reader:
-                await publisher.publish(f"{base}/5/3", image_id="twice")
-                await reader.until(1, within_s=60)
-                await publisher.publish(f"{base}/5/3", image_id="twice")
-                await publisher.publish(f"{base}/5/3", image_id="twice", run="again")
-                await reader.until(2, within_s=60)
-                await reader.settled(3)
+        async with (
+            running(settings, on_progress=print, log_dir=tmp_path / "logs") as service,
+            Publisher(service.settings) as publisher,
+            Reader(service.settings) as reader,
+        ):
+            await publisher.publish(f"{base}/5/3", image_id="twice")
+            await reader.until(1, within_s=60)
+            await publisher.publish(f"{base}/5/3", image_id="twice")
+            await publisher.publish(f"{base}/5/3", image_id="twice", run="again")
+            await reader.until(2, within_s=60)
+            await reader.settled(3)
     first, again = reader.events
     assert (first.run, again.run) == ("live", "again")
     assert not any(one.reused for one in first.objects)
