@@ -7,10 +7,8 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -29,6 +27,7 @@ from stream_worker.models.protocol import (
     unpack_header,
     unpack_prefix,
 )
+from stream_worker.models.scratch import ScratchFolder
 
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +68,7 @@ class ModelProcess:
         name: str,
         generation: int,
         process: asyncio.subprocess.Process,
-        scratch: str,
+        scratch: ScratchFolder,
         on_gone: Callable[[ModelProcess], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -113,7 +112,7 @@ class ModelProcess:
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a model's process must be spawned from the main thread")
-        scratch = tempfile.mkdtemp(prefix="stream-worker-model-")
+        scratch = ScratchFolder("model")
         tasks_read, tasks_write = os.pipe()
         results_read, results_write = os.pipe()
         for fd in (tasks_write, results_write):
@@ -133,12 +132,12 @@ class ModelProcess:
                 # Ctrl-C reaches every process of the terminal's group; the model must finish its task.
                 start_new_session=True,
                 # A killed child can't clean up behind itself: its temporary files lie where we can.
-                env=child_environment(os.environ, {"TMPDIR": scratch, **env}, same_interpreter=python is None),
+                env=child_environment(os.environ, {"TMPDIR": scratch.path, **env}, same_interpreter=python is None),
             )
         except BaseException:
             for fd in (tasks_write, results_read):
                 os.close(fd)
-            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.remove()
             raise
         finally:
             for fd in (tasks_read, results_write):
@@ -260,7 +259,7 @@ class ModelProcess:
         if not self._tasks.transport.is_closing():
             self._tasks.transport.abort()
         self._results_transport.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
         for future in (self.initialised, self._pending[1] if self._pending else None):
             if future is not None and not future.done():
                 future.set_exception(ChildGoneError(how))
