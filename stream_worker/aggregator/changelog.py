@@ -23,7 +23,7 @@ from aiokafka.errors import (
 
 from stream_worker import contract
 from stream_worker.aggregator.join import Change
-from stream_worker.errors import Exit, FatalError, OutageError, RecordFault, UserError
+from stream_worker.errors import FatalError, OutageError, RecordFault
 from stream_worker.events import JoinStateEvent
 
 STOP_S = 5.0
@@ -52,9 +52,9 @@ async def restore(
 
     To be called when whoever wrote there before is fenced. Then nothing is added while this reads.
 
-    Raises OutageError when the broker is away or nothing has moved for `patience_s`, UserError when there is no
-    such partition, FatalError for a record that can't be read: to go on without it would lose an image in silence.
-    (Who knows better can take the record away: a tombstone with its key.)
+    Raises OutageError when the broker or the partition is away, or nothing has moved for `patience_s`; FatalError
+    for a record that can't be read: to go on without it would lose an image in silence. (Who knows better can take
+    the record away, with a tombstone of its key.)
     """
     partition = TopicPartition(topic, lane)
     consumer = AIOKafkaConsumer(
@@ -74,7 +74,7 @@ async def restore(
     except OffsetOutOfRangeError as error:
         raise FatalError(f"{topic}-{lane}: the log was cut while it was read: {error!r}") from error
     except TimeoutError:
-        raise OutageError(f"{topic}-{lane}: nothing has moved for {patience_s:g} s while restoring") from None
+        raise OutageError(f"{topic}-{lane}: restoring: nothing has moved for {patience_s:g} s") from None
     except (KafkaError, OSError) as error:
         raise OutageError(f"{topic}-{lane}: can't be restored now: {error!r}") from error
     finally:
@@ -99,10 +99,6 @@ async def _newest_by_key(
     """
     async with asyncio.timeout(patience_s):
         await consumer.start()
-        if partition.topic not in await consumer.topics():
-            raise UserError(f"topic {partition.topic} does not exist: stream-worker topics create", Exit.TOPICS)
-        if partition.partition not in (consumer.partitions_for_topic(partition.topic) or ()):
-            raise UserError(f"topic {partition.topic} has no partition {partition.partition}", Exit.TOPICS)
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
         end = (await consumer.end_offsets([partition]))[partition]

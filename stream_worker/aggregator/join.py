@@ -28,10 +28,10 @@ for `grace`, in case its manifest follows, and then dropped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Literal
 
 from stream_worker.aggregator import outcome
@@ -227,7 +227,11 @@ class Join:
         return step
 
     def _schedule(self, key: Key, image: _Image) -> None:
-        """Note when the clock next matters to this image. Its older appointments are void, and dropped in time."""
+        """Note when the clock next matters to this image.
+
+        Its older appointments are void. They are all earlier than the one at which it is forgotten, so that none
+        outlives it.
+        """
         if image.finished_at is not None:
             due_at = max(image.finished_at, image.deadline_at) + self._grace
         elif self._is_stray(image):
@@ -238,12 +242,6 @@ class Join:
             return
         image.due_at = due_at
         heappush(self._due, (due_at, key))
-        if len(self._due) > 2 * len(self._images) + 1000:
-            self._due = list(self._appointments())
-            heapify(self._due)
-
-    def _appointments(self) -> Iterator[tuple[datetime, Key]]:
-        return ((image.due_at, key) for key, image in self._images.items() if image.due_at is not None)
 
     def _is_stray(self, image: _Image) -> bool:
         """Whether the image began with a result so late that the image may have been finished and forgotten."""
