@@ -58,14 +58,12 @@ async def fetch_artifacts(
     environ: Mapping[str, str],
     progress: Callable[[str], None],
     ways: str,
-    exclude: Sequence[str] = (),
     timeout_s: float = 900.0,
 ) -> Path:
     """The folder with the jars of `artifacts` ("group:artifact:version") and of all that they need.
 
     Fetched once, into `<cache>/<name>/libs`, and whole or not at all: two processes at once, or one that dies
-    half-way, leave nothing wrong behind. `exclude` lists dependencies ("group:artifact") to leave out.
-    Raises UserError when Maven is missing or can't fetch.
+    half-way, leave nothing wrong behind. Raises UserError when Maven is missing or can't fetch.
     """
     folder = cache_root(environ) / name
     libs = folder / "libs"
@@ -86,7 +84,7 @@ async def fetch_artifacts(
         progress(f"fetching {name} with Maven into {folder} (once)")
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder) as scratch:
             pom = Path(scratch, "pom.xml")
-            pom.write_text(_pom(artifacts, exclude), encoding="utf-8")
+            pom.write_text(_pom(artifacts), encoding="utf-8")
             fresh = Path(scratch, "libs")
             code, said = await _run(
                 [maven, *_QUIET, "-f", str(pom), _COPY, f"-DoutputDirectory={fresh}", "-DincludeScope=runtime"],
@@ -100,17 +98,14 @@ async def fetch_artifacts(
     return libs
 
 
-def _pom(artifacts: Sequence[str], exclude: Sequence[str]) -> str:
+def _pom(artifacts: Sequence[str]) -> str:
     """A Maven project that is nothing but its dependencies."""
 
     def coordinates(text: str) -> str:
         parts = zip(("groupId", "artifactId", "version"), text.split(":"), strict=False)
         return "".join(f"<{tag}>{escape(value)}</{tag}>" for tag, value in parts)
 
-    excluded = "".join(f"<exclusion>{coordinates(each)}</exclusion>" for each in exclude)
-    wanted = "\n".join(
-        f"<dependency>{coordinates(each)}<exclusions>{excluded}</exclusions></dependency>" for each in artifacts
-    )
+    wanted = "\n".join(f"<dependency>{coordinates(each)}</dependency>" for each in artifacts)
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>\n'
         "<groupId>stream-worker</groupId><artifactId>fetch</artifactId><version>1</version>"

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from minio import Minio
 
 from stream_worker.errors import UserError
 from stream_worker.local_kafka import LocalKafka
+from tests.servers.s3 import S3Server
 
 T = TypeVar("T")
 
@@ -62,6 +64,29 @@ def prefix(kafka: str) -> Iterator[str]:
     yield name
     with contextlib.suppress(KafkaError, OSError, TimeoutError):
         run(_delete_topics(kafka, name))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """The session's S3 server."""
+    with tempfile.TemporaryDirectory(prefix="stream-worker-s3-", ignore_cleanup_errors=True) as folder:
+        server = S3Server(Path(folder))
+        try:
+            server.start()
+        except UserError as error:
+            pytest.fail(f"no S3 server to test with: {error}", pytrace=False)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """A new bucket of the session's S3 server."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    Minio(s3.endpoint, s3.access_key, s3.secret_key, secure=False).make_bucket(name)
+    return name
 
 
 async def _delete_topics(bootstrap_servers: str, prefix: str) -> None:

@@ -1,0 +1,42 @@
+"""The object store: photos and results by key, in a folder or in a bucket of any S3 server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from stream_worker.errors import UserError
+from stream_worker.settings import Settings
+from stream_worker.store.blobs import BlobStat, Store
+from stream_worker.store.directory import DirectoryStore
+from stream_worker.store.s3 import S3Store
+
+__all__ = ["BlobStat", "DirectoryStore", "S3Store", "Store", "open_store"]
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that `store.url` names, else the local default: a folder in `local.data_dir`.
+
+    `async with` checks that it can be used, and closes it. Raises UserError for an address that names no store.
+    """
+    store = settings.store
+    if store.url is None:
+        return DirectoryStore(settings.local.data_dir / "store", timeout_s=store.timeout_s)
+    parts = urlsplit(store.url)
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Store(
+            parts.netloc,
+            parts.path.strip("/"),
+            endpoint=store.endpoint,
+            access_key=store.access_key,
+            secret_key=store.secret_key.get_secret_value() if store.secret_key else None,
+            region=store.region,
+            secure=store.secure,
+            create_bucket=store.create_bucket,
+            timeout_s=store.timeout_s,
+        )
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return DirectoryStore(Path(unquote(parts.path)), timeout_s=store.timeout_s)
+    if store.url and "://" not in store.url:
+        return DirectoryStore(Path(store.url).expanduser(), timeout_s=store.timeout_s)
+    raise UserError(f"store.url {store.url!r} is no store: /folder, file:///folder or s3://bucket/prefix")

@@ -1,0 +1,161 @@
+"""What every store can do: the keys it accepts, the references it gives, and its own threads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from stream_worker.errors import Exit, OutageError, Reason, RecordFault, UserError
+from stream_worker.events import BlobRef
+
+T = TypeVar("T")
+
+_SEGMENT = r"(?!\.)[A-Za-z0-9._-]{1,200}"  # none starts with a dot: no "..", and half-written files stay unseen
+KEY = re.compile(f"(?:{_SEGMENT}/)*{_SEGMENT}")
+_KEY_LENGTH = 900  # S3 ends at 1024, and a prefix stands before it
+_FOUND_LIMIT = 16 * 2**20  # bytes of a blob that is read without a reference
+
+
+@dataclass(frozen=True)
+class BlobStat:
+    """A blob that is in the store."""
+
+    key: str
+    size: int  # bytes
+
+
+class Store(ABC):
+    """Blobs by key. The subclasses do the blocking work, in threads of the store's own.
+
+    Errors of every call: OutageError when the store is away or refuses us (wait, blame no record); RecordFault
+    with BLOB_MISSING when a referenced blob is not there or not what it was, and with INVALID_EVENT for a key
+    that no store accepts.
+    """
+
+    def __init__(self, where: str, timeout_s: float) -> None:
+        self.where = where
+        self._timeout_s = timeout_s
+        # Its own, so that a disk or server that hangs starves nobody else's work.
+        self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="store")
+
+    async def __aenter__(self) -> Self:
+        await self.check()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def check(self) -> None:
+        """Prove, once at start, that the store can be used; UserError (Exit.STORE) says what to mend."""
+        try:
+            await self._run(self._check)
+        except OutageError as error:
+            raise UserError(f"the store can't be used: {error}", Exit.STORE) from None
+
+    async def close(self) -> None:
+        """Give back threads and connections. A call that is stuck is not waited for."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def put(self, key: str, data: bytes, media_type: str) -> BlobRef:
+        """Store `data`. When this returns it is durable; at no time can a reader see a part of it.
+
+        The same bytes under the same key are not written again; other bytes replace them.
+        """
+        refuse_key(key)
+        ref = BlobRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type)
+        await self._run(self._put, key, data, media_type)
+        return ref
+
+    async def put_content(self, folder: str, data: bytes, media_type: str, suffix: str = "") -> BlobRef:
+        """Store `data` under its own name: `<folder>/<sha256><suffix>`."""
+        return await self.put(f"{folder}/{hashlib.sha256(data).hexdigest()}{suffix}", data, media_type)
+
+    async def get(self, ref: BlobRef) -> bytes:
+        """The bytes of `ref`, whose size and sha256 were checked."""
+        refuse_key(ref.key)
+        data = await self._run(self._get, ref.key, ref.size)
+        if data is None:
+            raise RecordFault(Reason.BLOB_MISSING, f"blob {ref.key} is not in the store")
+        if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise RecordFault(Reason.BLOB_MISSING, f"blob {ref.key} is not what it was when it was referenced")
+        return data
+
+    async def find(self, key: str) -> bytes | None:
+        """The bytes under a key, unchecked, or None where there are none. For small blobs: at most 16 MiB."""
+        refuse_key(key)
+        data = await self._run(self._get, key, _FOUND_LIMIT)
+        if data is not None and len(data) > _FOUND_LIMIT:
+            raise RecordFault(Reason.BLOB_MISSING, f"blob {key} is too large to be read without a reference")
+        return data
+
+    async def exists(self, key: str) -> bool:
+        """Whether a blob is there."""
+        return await self.stat(key) is not None
+
+    async def stat(self, key: str) -> BlobStat | None:
+        """A blob's size, or None where there is none."""
+        refuse_key(key)
+        size = await self._run(self._size, key)
+        return None if size is None else BlobStat(key, size)
+
+    async def delete(self, key: str) -> None:
+        """Remove a blob; one that is not there is no error."""
+        refuse_key(key)
+        await self._run(self._delete, key)
+
+    async def list(self, prefix: str = "") -> tuple[BlobStat, ...]:
+        """All blobs whose keys start with `prefix`, by key."""
+        found = await self._run(self._list, prefix)
+        return tuple(sorted((blob for blob in found if KEY.fullmatch(blob.key)), key=lambda blob: blob.key))
+
+    def url(self, key: str) -> str:
+        """Where a person or another program finds a blob: file:///... or s3://bucket/..."""
+        refuse_key(key)
+        return self._url(key)
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """A time limit ends the waiting. The work itself has limits of its own, or is harmless when it ends late."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        except TimeoutError:
+            raise OutageError(f"{self.where} did not answer within {self._patience_s:.0f} s") from None
+
+    @property
+    def _patience_s(self) -> float:
+        return self._timeout_s
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raise OutageError, or UserError, where the store can't be used."""
+
+    @abstractmethod
+    def _put(self, key: str, data: bytes, media_type: str) -> None: ...
+
+    @abstractmethod
+    def _get(self, key: str, size: int) -> bytes | None:
+        """The bytes, of which at least one more than `size` when there are more; None where there is no blob."""
+
+    @abstractmethod
+    def _size(self, key: str) -> int | None: ...
+
+    @abstractmethod
+    def _delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def _list(self, prefix: str) -> tuple[BlobStat, ...]: ...
+
+    @abstractmethod
+    def _url(self, key: str) -> str: ...
+
+
+def refuse_key(key: str) -> None:
+    """Raise RecordFault for a key that could leave its place: absolute, with .. or a hidden or odd name."""
+    if len(key) > _KEY_LENGTH or not KEY.fullmatch(key):
+        raise RecordFault(Reason.INVALID_EVENT, f"{key[:100]!r} can't be a key of the object store")

@@ -1,0 +1,194 @@
+"""The object store as a bucket of any S3 server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ssl
+import time
+from collections.abc import Iterator
+from io import BytesIO
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.credentials.providers import (
+    AWSConfigProvider,
+    ChainedProvider,
+    EnvAWSProvider,
+    IamAwsProvider,
+)
+from minio.datatypes import Object
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+
+from stream_worker.errors import Exit, OutageError, UserError
+from stream_worker.store.blobs import KEY, BlobStat, Store
+
+_ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
+_PUT_AT_ONCE = 5 * 2**30  # S3's largest single PUT, bytes
+
+
+class S3Store(Store):
+    """Blobs of one bucket, under a prefix.
+
+    Without `access_key`, credentials are looked for where AWS's tools do: AWS_* variables, ~/.aws, the machine's
+    role. Raises UserError for an address that can't be one; nothing is sent before `check`.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        region: str | None = None,
+        secure: bool = True,
+        create_bucket: bool = False,
+        timeout_s: float = 20.0,
+    ) -> None:
+        endpoint = endpoint or "s3.amazonaws.com"
+        super().__init__(f"S3 store {endpoint}/{bucket}", timeout_s)
+        if prefix and (len(prefix) > 100 or not KEY.fullmatch(prefix)):
+            raise UserError(f"store.url: {prefix!r} can't stand before keys (letters, digits, . _ - and /)")
+        self.bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._create_bucket = create_bucket
+        self._pool = _pool(timeout_s)
+        roles = [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=self._pool)]
+        try:
+            self._client = Minio(
+                endpoint,
+                access_key=access_key,
+                secret_key=secret_key,
+                region=region,
+                secure=secure,
+                http_client=self._pool,
+                credentials=None if access_key else ChainedProvider(roles),
+            )
+        except ValueError as error:
+            raise UserError(f"{self.where}: {error}", Exit.STORE) from None
+
+    async def close(self) -> None:
+        """Give back threads and connections. A call that is stuck is not waited for."""
+        await super().close()
+        self._pool.clear()
+
+    @property
+    def _patience_s(self) -> float:
+        return 2 * self._timeout_s + 5  # two attempts, and a name to resolve
+
+    def _check(self) -> None:
+        with self._outages():
+            if self._client.bucket_exists(self.bucket):
+                return
+            if not self._create_bucket:
+                raise UserError(f"{self.where}: no such bucket (store.create_bucket makes it)", Exit.STORE)
+            try:
+                self._client.make_bucket(self.bucket)
+            except S3Error as error:
+                if error.code != "BucketAlreadyOwnedByYou":  # another worker was faster
+                    raise
+
+    def _put(self, key: str, data: bytes, media_type: str) -> None:
+        name = self._prefix + key
+        with self._outages():
+            # The ETag is the MD5 of what one plain PUT has written. Where a server makes it otherwise
+            # (encryption) it differs, and the blob is written again: slower, never wrong.
+            digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            there = self._stat(name)
+            if there is not None and there.size == len(data) and (there.etag or "").strip('"') == digest:
+                return
+            self._client.put_object(
+                self.bucket, name, BytesIO(data), len(data), content_type=media_type, part_size=_PUT_AT_ONCE
+            )
+
+    def _get(self, key: str, size: int) -> bytes | None:
+        deadline = time.monotonic() + self._timeout_s
+        with self._outages():
+            try:
+                response = self._client.get_object(self.bucket, self._prefix + key)
+            except S3Error as error:
+                if error.code in _ABSENT:
+                    return None
+                raise
+            try:
+                data = bytearray()
+                for chunk in response.stream(1 << 18):
+                    data += chunk
+                    if len(data) > size:
+                        break
+                    if time.monotonic() > deadline:  # the socket's own limit starts again with every byte
+                        raise OutageError(f"{self.where}: {key} took longer than {self._timeout_s:.0f} s")
+                return bytes(data)
+            finally:
+                response.close()
+                response.release_conn()
+
+    def _size(self, key: str) -> int | None:
+        with self._outages():
+            there = self._stat(self._prefix + key)
+            return None if there is None else there.size or 0
+
+    def _delete(self, key: str) -> None:
+        with self._outages():
+            self._client.remove_object(self.bucket, self._prefix + key)  # S3: no error where there is none
+
+    def _list(self, prefix: str) -> tuple[BlobStat, ...]:
+        with self._outages():
+            found = self._client.list_objects(self.bucket, prefix=self._prefix + prefix, recursive=True)
+            return tuple(
+                BlobStat((each.object_name or "").removeprefix(self._prefix), each.size or 0) for each in found
+            )
+
+    def _url(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self._prefix}{key}"
+
+    def _stat(self, name: str) -> Object | None:
+        """None for a blob that is not there; the answer to HEAD can't tell that from a missing bucket."""
+        try:
+            return self._client.stat_object(self.bucket, name)
+        except S3Error as error:
+            if error.code in _ABSENT:
+                return None
+            raise
+
+    @contextlib.contextmanager
+    def _outages(self) -> Iterator[None]:
+        """All that the server and the network say against us is an outage: no record is to blame."""
+        try:
+            yield
+        except S3Error as error:
+            raise OutageError(f"{self.where}: {error.code}: {error.message}") from None
+        except (ServerError, InvalidResponseError) as error:
+            raise OutageError(f"{self.where} fails: {str(error).splitlines()[0]}") from None
+        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise OutageError(f"{self.where} can't be reached: {_cause(error)}") from error
+        except ValueError as error:  # minio's word for a bad bucket name, and for credentials it can't find
+            raise OutageError(f"{self.where}: {error}") from error
+
+
+def _pool(timeout_s: float) -> urllib3.PoolManager:
+    """Connections with limits: of time, of attempts (a kept-alive connection may be stale), of redirects."""
+    context = ssl.create_default_context()  # the machine's authorities, or SSL_CERT_FILE ...
+    context.load_verify_locations(certifi.where())  # ... and the usual ones where a bare image has none
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=min(timeout_s, 5.0), read=timeout_s),
+        maxsize=8,
+        ssl_context=context,
+        retries=urllib3.Retry(
+            total=1,
+            redirect=0,
+            backoff_factor=0.2,
+            status_forcelist=[500, 502, 503, 504],
+            respect_retry_after_header=False,  # a server could ask for an hour
+        ),
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The plain word at the bottom of urllib3's nested errors."""
+    while isinstance(reason := getattr(error, "reason", None), BaseException):
+        error = reason
+    return str(error).rpartition(": ")[2] or type(error).__name__
