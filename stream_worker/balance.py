@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_worker import telemetry
+from stream_worker import telemetry, topics
 from stream_worker.errors import Exit, UserError
 from stream_worker.lag import outstanding
 from stream_worker.settings import Kafka
@@ -63,22 +63,25 @@ class Balancer:
         self._kafka = kafka
         self._group = kafka.prefix + group
         self._topic = kafka.prefix + OBJECTS
+        self._partitions = range(0)
         self._outstanding: Outstanding | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Measure once, then keep measuring. Raises UserError where the topic is missing."""
+        """Connect, and measure from now on. Call `stop` also where this fails.
+
+        Raises UserError where the broker or the topic is missing.
+        """
+        self._partitions = range((await topics.counts(self._kafka)).get(OBJECTS, 0))
+        if not self._partitions:
+            raise UserError(f"topic {self._topic} is missing", Exit.TOPICS)
+        self._outstanding = Outstanding(len(self._partitions))
         self._consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka.bootstrap_servers)
         await self._consumer.start()
         self._admin = AIOKafkaAdminClient(bootstrap_servers=self._kafka.bootstrap_servers)
         await self._admin.start()
-        await self._consumer.topics()
-        partitions = self._consumer.partitions_for_topic(self._topic)
-        if not partitions:
-            raise UserError(f"topic {self._topic} is missing", Exit.TOPICS)
-        self._outstanding = Outstanding(len(partitions))
         self._task = asyncio.create_task(self._refresh())
 
     async def stop(self) -> None:
@@ -113,6 +116,6 @@ class Balancer:
         assert self._consumer is not None
         assert self._admin is not None
         assert self._outstanding is not None
-        sources = [TopicPartition(self._topic, p) for p in self._consumer.partitions_for_topic(self._topic) or ()]
+        sources = [TopicPartition(self._topic, p) for p in self._partitions]
         waiting = await outstanding(self._admin, self._consumer, self._group, sources)
         self._outstanding.measured({source.partition: count for source, count in waiting.items()})

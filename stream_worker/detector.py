@@ -38,6 +38,7 @@ from stream_worker.store import Store, open_store
 
 NAME = "detector"
 RECONSTRUCTOR = "reconstructor"
+PHOTOS = "images"
 OURS = "rooms-seg"
 MODELS = {"yolo": "stream_worker.models.yolo:Yolo"}
 
@@ -73,8 +74,8 @@ class Detector:
                     s3_allow=images.s3_buckets,
                 )
             )
-            await self._balancer.start()
             stack.push_async_callback(self._balancer.stop)
+            await self._balancer.start()
             self._resources = stack.pop_all()
 
     async def stop(self) -> None:
@@ -108,7 +109,7 @@ class Detector:
         pixels = await self._decoder.decode(fetched.data)
         try:
             lap("decode")
-            blob = await self._store.put_content("images", fetched.data, fetched.media_type or "image/*")
+            blob = await self._store.put_content(PHOTOS, fetched.data, fetched.media_type or "image/*")
             lap("store")
             result = await self._host.infer(
                 {

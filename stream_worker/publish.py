@@ -113,7 +113,7 @@ class Publisher:
             raise UserError(f"image event refused: {where}: {first['msg']}") from None
         except RecordFault as fault:
             raise UserError(f"image event refused: {fault.message}") from None
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"image event refused: metadata is not JSON: {error}") from None
         trace = ((TRACEPARENT, traceparent.encode()),) if traceparent else ()
         try:

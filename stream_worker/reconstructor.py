@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import orjson
-
-from stream_worker import topics
+from stream_worker import fingerprints, topics
 from stream_worker.contract import decode, encode
 from stream_worker.detector import model_of
 from stream_worker.errors import Reason, RecordFault
-from stream_worker.events import BlobRef, Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
+from stream_worker.events import Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
 from stream_worker.headers import cloud_event
 from stream_worker.images.decode import Decoder
 from stream_worker.images.pixels import Pixels
@@ -27,7 +24,6 @@ from stream_worker.settings import Settings
 from stream_worker.store import Store, open_store
 
 NAME = "reconstructor"
-PLY = "application/x-ply"
 MODELS = {"silhouette": "stream_worker.models.silhouette:Silhouette"}
 
 
@@ -76,12 +72,10 @@ class Reconstructor:
         started = time.monotonic()
         queued = max(0.0, time.time() - record.timestamp_ms / 1000)
         fingerprint = self._fingerprint(event)
-        done = await self._finished(fingerprint)
+        done = await fingerprints.find(self._store, fingerprint)
         if done is not None:
             times = {"queue": round(queued, 4), "reuse": round(time.monotonic() - started, 4)}
-            return self._result(
-                record, event, fingerprint, BlobRef(**done["ply"]), done["geometry"], times, reused=True
-            )
+            return self._result(record, event, fingerprint, done, times, reused=True)
         async with self._photos.of(event) as (pixels, times):
             inferring = time.monotonic()
             result = await self._host.infer(
@@ -96,20 +90,15 @@ class Reconstructor:
             )
             waited = time.monotonic() - inferring - result.busy_s
         storing = time.monotonic()
-        geometry = {name: result.header[name] for name in Geometry.model_fields}
-        ply = await self._store.put_content(f"reconstructions/{fingerprint}", result.payload, PLY, suffix=".ply")
-        await self._store.put(
-            _index(fingerprint),
-            orjson.dumps({"ply": ply.model_dump(), "geometry": geometry}),
-            "application/json",
-        )
+        geometry = Geometry(**{name: result.header[name] for name in Geometry.model_fields})
+        finished = await fingerprints.keep(self._store, fingerprint, result.payload, geometry)
         times |= {
             "queue": round(queued, 4),
             "wait": round(max(0.0, waited), 4),
             "reconstruct": round(result.busy_s, 4),
             "store": round(time.monotonic() - storing, 4),
         }
-        return self._result(record, event, fingerprint, ply, geometry, times, reused=False)
+        return self._result(record, event, fingerprint, finished, times, reused=False)
 
     def failed(self, record: Received, fault: RecordFault) -> list[Output]:
         """The outcome of an object that can't be reconstructed; none where the event can't even be read."""
@@ -127,8 +116,7 @@ class Reconstructor:
         record: Received,
         event: ObjectEvent,
         fingerprint: str,
-        ply: BlobRef,
-        geometry: dict[str, Any],
+        finished: fingerprints.Finished,
         times: dict[str, float],
         *,
         reused: bool,
@@ -137,8 +125,8 @@ class Reconstructor:
             record,
             event,
             status="reconstructed",
-            ply=ply,
-            geometry=Geometry(**geometry),
+            ply=finished.ply,
+            geometry=finished.geometry,
             model=model_of(self._host.info),
             fingerprint=fingerprint,
             reused=reused,
@@ -163,24 +151,17 @@ class Reconstructor:
         headers = cloud_event(outcome, NAME, record.headers)
         return Output(topics.RECONSTRUCTIONS, event.image_id.encode(), encode(outcome), headers)
 
-    # ------------------------------------------------------------------ results of the same work
+    # ------------------------------------------------------------------ what decides a result
 
     def _fingerprint(self, event: ObjectEvent) -> str:
-        """sha256 of all that decides the result: photo, mask, label, model, weights and settings."""
-        parts = [event.image.sha256, event.mask.model_dump(), event.label, self._host.info, self._model_settings()]
-        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        """Photo, mask, label, model, weights and settings decide the result."""
+        return fingerprints.fingerprint(
+            event.image.sha256, event.mask.model_dump(), event.label, self._host.info, self._model_settings()
+        )
 
     def _model_settings(self) -> dict[str, Any]:
         settings = self._settings.reconstructor
         return {"max_gaussians": settings.max_gaussians, "seed": settings.seed}
-
-    async def _finished(self, fingerprint: str) -> dict[str, Any] | None:
-        """The result of this fingerprint, if one was finished before and its blob is still there."""
-        data = await self._store.find(_index(fingerprint))
-        if data is None:
-            return None
-        done: dict[str, Any] = orjson.loads(data)
-        return done if await self._store.exists(done["ply"]["key"]) else None
 
 
 class Photos:
@@ -250,7 +231,3 @@ def model_host(settings: ReconstructorSettings) -> ModelHost:
         rss_limit_bytes=None if settings.memory_limit_mb is None else settings.memory_limit_mb * 2**20,
         fault_reason=Reason.RECONSTRUCT_FAILED,
     )
-
-
-def _index(fingerprint: str) -> str:
-    return f"reconstructions/{fingerprint}/result.json"

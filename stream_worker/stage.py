@@ -48,6 +48,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         """`instance` names a static member of the group; `ready` is called once, when the group is joined."""
         self._group = group
         self._settings = settings
+        self._instance = instance
         self._ready: Callable[[], None] | None = ready
         self._logical = {settings.kafka.prefix + topic: topic for topic in group.topics}
         self._lanes: dict[int, Lane] = {}
@@ -56,26 +57,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
         self._progress_at = time.monotonic()
-        kafka = settings.kafka
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=kafka.bootstrap_servers,
-            group_id=kafka.prefix + group.name,
-            group_instance_id=instance,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            # Several input topics of a lane must come together: ranges of equal topics are equal.
-            partition_assignment_strategy=[RangePartitionAssignor],
-            session_timeout_ms=kafka.session_timeout_ms,
-            heartbeat_interval_ms=max(500, min(3000, kafka.session_timeout_ms // 5)),
-            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
-            request_timeout_ms=max(kafka.request_timeout_ms, kafka.session_timeout_ms + 5000),
-            # Work may take as long as it takes: what must not last is a lack of progress, and `_watch` sees that.
-            max_poll_interval_ms=NEVER_MS,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            # A record larger than this would be skipped by aiokafka with an error.
-            max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),
-        )
+        self._consumer: AIOKafkaConsumer
 
     def stop(self) -> None:
         """Drain and return from `run`. May be called from a signal handler of the loop."""
@@ -104,10 +86,31 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     # ------------------------------------------------------------------ the loop
 
     async def _join(self) -> None:
+        kafka = self._settings.kafka
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=kafka.bootstrap_servers,
+            group_id=kafka.prefix + self._group.name,
+            group_instance_id=self._instance,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            # Several input topics of a lane must come together: ranges of equal topics are equal.
+            partition_assignment_strategy=[RangePartitionAssignor],
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=max(500, min(3000, kafka.session_timeout_ms // 5)),
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            request_timeout_ms=max(kafka.request_timeout_ms, kafka.session_timeout_ms + 5000),
+            # Work may take as long as it takes: what must not last is a lack of progress, and `_watch` sees that.
+            max_poll_interval_ms=NEVER_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            # A record larger than this would be skipped by aiokafka with an error.
+            max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),
+        )
         self._consumer.subscribe(topics=list(self._logical), listener=self)
         try:
             await self._consumer.start()
         except KafkaConnectionError as error:
+            await self._consumer.stop()
             raise UserError(f"no Kafka broker answers: {error}", Exit.BROKER) from None
 
     async def _poll(self) -> None:

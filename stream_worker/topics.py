@@ -104,6 +104,12 @@ async def present(client: AIOKafkaAdminClient, kafka: Kafka) -> dict[str, int]:
     }
 
 
+async def counts(kafka: Kafka) -> dict[str, int]:
+    """Partitions of each of our topics that there is, by logical name."""
+    async with admin(kafka) as client:
+        return await present(client, kafka)
+
+
 async def create(kafka: Kafka) -> list[str]:
     """Create the topics that are missing; the names of those that were created."""
     async with admin(kafka) as client:
@@ -127,13 +133,23 @@ async def create(kafka: Kafka) -> list[str]:
             if code not in (0, 36):  # 36: somebody else has just created it
                 detail = message[0] if message and message[0] else for_code(code).__name__
                 raise UserError(f"topic {name} can't be created: {detail}", Exit.TOPICS)
+        await _visible(client, kafka)
         return [topic.name for topic in missing]
+
+
+async def _visible(client: AIOKafkaAdminClient, kafka: Kafka) -> None:
+    """A created topic is known to the controller at once, to the brokers that we ask a moment later."""
+    try:
+        async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+            while len(await present(client, kafka)) < len(TOPICS):  # noqa: ASYNC110  # Kafka has no event for it
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise UserError("the created topics did not appear in time: is the cluster well?", Exit.TOPICS) from None
 
 
 async def problems(kafka: Kafka) -> list[str]:
     """What stands between these topics and a running service; one line each, none if all is well."""
-    async with admin(kafka) as client:
-        there = await present(client, kafka)
+    there = await counts(kafka)
     lines = [
         f"topic {kafka.prefix}{topic.name} is missing: create it with `stream-worker topics create`"
         for topic in TOPICS
@@ -145,11 +161,11 @@ async def problems(kafka: Kafka) -> list[str]:
         for topic in TOPICS
         if topic.name in there and there[topic.name] < partitions_of(topic, kafka)
     ]
-    counts = {name: there[name] for name in COPARTITIONED if name in there}
-    if len(set(counts.values())) > 1:
+    together = {name: there[name] for name in COPARTITIONED if name in there}
+    if len(set(together.values())) > 1:
         lines.append(
             "topics "
-            + ", ".join(f"{kafka.prefix}{name} ({count})" for name, count in counts.items())
+            + ", ".join(f"{kafka.prefix}{name} ({count})" for name, count in together.items())
             + " must have equally many partitions"
         )
     return lines
