@@ -20,7 +20,7 @@ from rich.table import Column, Table
 from stream_worker import telemetry
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import connected, kafka_folder, with_broker
-from stream_worker.settings import Settings, load, shown
+from stream_worker.settings import Settings, load, markdown, shown
 
 app = typer.Typer(
     name="stream-worker",
@@ -256,8 +256,14 @@ def status(context: typer.Context) -> None:
 
 
 @app.command(epilog="Example: [bold]stream-worker -c production.toml config[/bold]")
-def config(context: typer.Context) -> None:
+def config(
+    context: typer.Context,
+    defaults: Annotated[bool, typer.Option("--defaults", help="All defaults, as a Markdown table.")] = False,
+) -> None:
     """Show the settings in force, secrets masked, with what each is for."""
+    if defaults:
+        sys.stdout.write(markdown())
+        return
     table = Table(Column("setting", no_wrap=True), Column("value", overflow="fold"), "what it is")
     for section, fields in shown(context.obj).items():
         described = type(getattr(context.obj, section)).model_fields

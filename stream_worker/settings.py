@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -52,11 +53,11 @@ class Store(Section):
 
     url: str | None = Field(None, description="/folder, file:///folder or s3://bucket/prefix; unset: local.data_dir")
     endpoint: str | None = Field(None, description="host:port of the S3 server")
-    access_key: str | None = None
-    secret_key: SecretStr | None = None
-    region: str | None = None
+    access_key: str | None = Field(None, description="unset: where the tools of AWS look for it")
+    secret_key: SecretStr | None = Field(None, description="... likewise")
+    region: str | None = Field(None, description="of the bucket")
     secure: bool = Field(True, description="https to the S3 server")
-    create_bucket: bool = False
+    create_bucket: bool = Field(False, description="create the bucket where it is missing")
     timeout_s: float = Field(20.0, gt=0, description="one request to the S3 server, at most")
 
 
@@ -89,7 +90,7 @@ class Detector(ModelProcess):
     weights: str = Field("rooms-seg", description="rooms-seg (ours, in the package) or the path of a .pt file")
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="refuse weights that differ")
     classes: list[str] | None = Field(None, description="only these classes; unset: all that the weights know")
-    confidence: float = Field(0.25, ge=0, le=1)
+    confidence: float = Field(0.25, ge=0, le=1, description="objects less certain than this are dropped")
     iou: float = Field(0.7, ge=0, le=1, description="boxes that overlap more are one object")
     agnostic_nms: bool = Field(False, description="... also across classes")
     max_objects: int = Field(64, ge=1, le=1000, description="most objects of one photo")
@@ -105,7 +106,7 @@ class Reconstructor(ModelProcess):
         "silhouette", pattern=MODEL, description="silhouette (needs no GPU), or module:Class of a model of your own"
     )
     max_gaussians: int = Field(20_000, ge=100, le=2_000_000, description="most Gaussians of one object")
-    seed: int = 42
+    seed: int = Field(42, description="of models that draw random numbers")
     task_timeout_s: float = Field(120.0, gt=0, description="one object in the model, at most")
 
 
@@ -143,14 +144,14 @@ class Up(Section):
 
     detectors: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="unset: one per GPU, or one")
     reconstructors: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="unset: one per GPU, or one")
-    aggregators: int = Field(1, ge=0, le=256)
+    aggregators: int = Field(1, ge=0, le=256, description="how many")
 
 
 class Log(Section):
     """What is written to stderr."""
 
     format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is written")
 
 
 class Settings(BaseSettings):
@@ -235,6 +236,17 @@ def shown(settings: Settings) -> dict[str, dict[str, Any]]:
         section: {name: "****" if value and _WORD.search(name) else value for name, value in fields.items()}
         for section, fields in plain.items()
     }
+
+
+def markdown() -> str:
+    """All settings with their defaults, as the table of the README."""
+    rows = ["| setting | default | what it is |", "|---|---|---|"]
+    for name, section in Settings.model_fields.items():
+        fields: dict[str, FieldInfo] = getattr(section.annotation, "model_fields", {})
+        for field, info in fields.items():
+            default = "" if info.default is None else f"`{json.dumps(info.default, default=str)}`"
+            rows.append(f"| `{name}.{field}` | {default} | {info.description or ''} |")
+    return "\n".join(rows) + "\n"
 
 
 def environment(settings: Settings) -> dict[str, str]:
