@@ -17,7 +17,7 @@ from stream_worker.errors import Exit, UserError
 from stream_worker.lifeline import tied
 
 JAVA_MINIMUM = 17  # Kafka 4.x brokers refuse less
-_QUIET = ("-q", "-B", "--strict-checksums")
+_QUIET = ("-q", "-B", "-U", "--strict-checksums")  # -U: forget that something could not be had yesterday
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
@@ -115,8 +115,10 @@ def _pom(artifacts: Sequence[str]) -> str:
 
 def _complaint(said: str) -> str:
     """The one line of Maven's output that says what is wrong."""
-    errors = [line.removeprefix("[ERROR]").strip() for line in said.splitlines() if line.startswith("[ERROR]")]
-    return next((line for line in errors if line), said.strip().splitlines()[-1] if said.strip() else "no output")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)  # colours, also where none were asked for
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    errors = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
+    return next(filter(None, errors), lines[-1] if lines else "it said nothing")[:500]
 
 
 async def _run(argv: Sequence[str], environ: Mapping[str, str], timeout_s: float) -> tuple[int, str]:

@@ -84,7 +84,7 @@ class LocalKafka:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def start(self, timeout_s: float = 60.0, *, daemon: bool = False) -> None:
+    async def start(self, timeout_s: float = 120.0, *, daemon: bool = False) -> None:
         """Start the broker and return when it answers. Fetching Kafka, once, has a time limit of its own.
 
         Raises UserError: Java, Maven or Kafka missing or too old (Exit.JAVA), the port in use (Exit.PORT), the
@@ -171,7 +171,7 @@ class LocalKafka:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = self._command(java, classpath, "kafka.tools.StorageTool", "format")
         process = await asyncio.create_subprocess_exec(
-            *tied([*command, "--cluster-id", cluster, "--config", "format.properties"]),
+            *tied([*command, f"--cluster-id={cluster}", "--config=format.properties"]),  # an id may begin with "-"
             cwd=self.data_dir,
             env=dict(self._environ),
             stdin=asyncio.subprocess.DEVNULL,

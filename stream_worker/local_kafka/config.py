@@ -83,7 +83,8 @@ def installed_version(libs: Path) -> tuple[int, ...] | None:
 
 def last_word(log: str) -> str:
     """The line of a broker's log that says why it ended: the last exception, else the last error, else the last."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    causes = [line for line in lines if re.match(r"(Caused by: )?[\w.$]+(Exception|Error)\b", line)]
+    lines = [line.strip() for line in log.splitlines()]
+    lines = [line for line in lines if line and not re.match(r"at \S+\(|\.\.\. \d+ more", line)]
+    causes = [line for line in lines if re.search(r"[\w.$]+(Exception|Error): ", line)]
     errors = [line for line in lines if re.search(r"\b(ERROR|FATAL)\b", line)]
     return (causes or errors or lines or ["its log is empty"])[-1][:300]
