@@ -1,0 +1,125 @@
+"""Masks of known shape through the network's square and its coarse grid, and back to the photo's pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from stream_worker.geometry import masks
+from stream_worker.geometry.letterbox import Letterbox
+from stream_worker.geometry.prototypes import Crop, encode_crop, full_resolution_mask
+
+SIZES = [
+    (1920, 1080),
+    (1080, 1920),
+    (1600, 1200),
+    (1200, 1600),
+    (640, 640),
+    (1201, 777),
+    (777, 1201),
+    (1919, 1079),
+    (333, 1000),
+    (4001, 2999),
+    (300, 200),
+]
+
+
+def ellipse(
+    width: int, height: int, cx: float, cy: float, rx: float, ry: float, turn: float = 0.0
+) -> NDArray[np.bool_]:
+    """An ellipse whose centre and radii are given as parts of the shorter side, turned by `turn` radians."""
+    short = min(width, height)
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    x, y = (x - cx * width) / short, (y - cy * height) / short
+    x, y = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    inside: NDArray[np.bool_] = (x / rx) ** 2 + (y / ry) ** 2 <= 1
+    return inside
+
+
+def as_network(truth: NDArray[np.bool_], letterbox: Letterbox, stride: int = 4) -> NDArray[np.float32]:
+    """The logits of a network that is right about everything it can see: what share of each cell is inside."""
+    square = Image.new("L", (letterbox.size, letterbox.size))
+    resized = Image.fromarray(truth.astype(np.uint8) * 255).resize(letterbox.inner, Image.Resampling.BOX)
+    square.paste(resized, letterbox.origin)
+    cells = letterbox.size // stride
+    shares = np.asarray(square, dtype=np.float32).reshape(cells, stride, cells, stride).mean(axis=(1, 3)) / 255
+    return ((shares - 0.5) * 12).astype(np.float32)
+
+
+def bounds(truth: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"cx": 0.5, "cy": 0.5, "rx": 0.3, "ry": 0.2},
+        {"cx": 0.4, "cy": 0.6, "rx": 0.35, "ry": 0.15, "turn": 0.7},
+        {"cx": 0.02, "cy": 0.5, "rx": 0.3, "ry": 0.3},  # cut by the left edge
+        {"cx": 0.5, "cy": 1.0, "rx": 0.3, "ry": 0.3},  # cut by the lower edge
+        {"cx": 0.8, "cy": 0.2, "rx": 0.12, "ry": 0.15},
+    ],
+    ids=["centre", "turned", "left edge", "lower edge", "small"],
+)
+def test_a_known_mask_comes_back(width: int, height: int, shape: dict[str, float]) -> None:
+    truth = ellipse(width, height, **shape)
+    letterbox = Letterbox(width, height, 640)
+    crop = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
+    assert iou(masks.decode(encode_crop(crop, height, width)), truth) >= 0.985
+
+
+def test_an_object_that_fills_the_photo_has_no_rim() -> None:
+    truth = np.ones((1080, 1920), dtype=np.bool_)
+    letterbox = Letterbox(1920, 1080, 640)
+    crop = full_resolution_mask(as_network(truth, letterbox), (0, 0, 1920, 1080), letterbox)
+    assert crop.inside.all()
+
+
+def test_only_pixels_whose_centres_are_in_the_box_are_kept() -> None:
+    everywhere = np.ones((160, 160), dtype=np.float32)
+    crop = full_resolution_mask(everywhere, (10.4, 20.6, 30.5, 40.49), Letterbox(640, 480, 640))
+    assert (crop.left, crop.top, crop.inside.shape) == (10, 21, (19, 20))
+    assert crop.inside.all()
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 9), (5, 5, 5.2, 5.2), (700, 5, 800, 9), (-9, -9, -2, -2), (9, 9, 5, 5)])
+def test_an_empty_box_gives_an_empty_mask(box: tuple[float, float, float, float]) -> None:
+    crop = full_resolution_mask(np.ones((160, 160), dtype=np.float32), box, Letterbox(640, 480, 640))
+    assert crop.inside.size == 0
+    assert masks.area(encode_crop(crop, 480, 640)) == 0
+
+
+def test_strips_meet_without_a_seam() -> None:
+    chance = np.random.default_rng(3)
+    logits = chance.normal(size=(40, 40)).astype(np.float32)
+    letterbox = Letterbox(3000, 2500, 160)
+    whole = full_resolution_mask(logits, (0, 0, 3000, 2500), letterbox).inside
+    parts = [full_resolution_mask(logits, (0, top, 3000, top + 500), letterbox).inside for top in range(0, 2500, 500)]
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+@given(data=st.data(), height=st.integers(1, 12), width=st.integers(1, 12))
+def test_run_lengths_of_a_crop_are_those_of_the_whole_mask(data: st.DataObject, height: int, width: int) -> None:
+    top, left = data.draw(st.integers(0, height)), data.draw(st.integers(0, width))
+    rows, columns = data.draw(st.integers(0, height - top)), data.draw(st.integers(0, width - left))
+    bits = data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
+    inside = np.array(bits, dtype=np.bool_).reshape(rows, columns)
+    whole = np.zeros((height, width), dtype=np.bool_)
+    whole[top : top + rows, left : left + columns] = inside
+    assert encode_crop(Crop(left, top, inside), height, width) == masks.encode(whole)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_run_lengths_of_a_full_and_an_empty_photo(inside: bool) -> None:
+    whole = np.full((7, 5), inside)
+    assert encode_crop(Crop(0, 0, whole), 7, 5) == masks.encode(whole)
