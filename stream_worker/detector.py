@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import Any
 
-from stream_worker import topics
+from stream_worker import inference, topics
 from stream_worker.balance import Balancer
 from stream_worker.contract import decode, encode
 from stream_worker.errors import Reason, RecordFault
@@ -18,7 +18,6 @@ from stream_worker.events import (
     Failure,
     ImageEvent,
     Mask,
-    Model,
     ObjectEvent,
     PhotoRef,
     ReconstructionEvent,
@@ -29,9 +28,7 @@ from stream_worker.headers import cloud_event
 from stream_worker.images.address import AddressPolicy
 from stream_worker.images.decode import Decoder
 from stream_worker.images.fetch import Fetcher, FetchLimits
-from stream_worker.models.environment import compute_limits
-from stream_worker.models.host import ModelHost
-from stream_worker.records import Output, Received
+from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Detector as DetectorSettings
 from stream_worker.settings import Settings
 from stream_worker.store import Store, open_store
@@ -43,7 +40,7 @@ OURS = "rooms-seg"
 MODELS = {"yolo": "stream_worker.models.yolo:Yolo"}
 
 
-class Detector:
+class Detector(Stateless):
     """One process of the group `detector`; see `records.Group` for its verbs."""
 
     name = NAME
@@ -53,9 +50,12 @@ class Detector:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        section = settings.detector
         self._resources = AsyncExitStack()
         self._balancer = Balancer(settings.kafka, RECONSTRUCTOR)
-        self._host = model_host(settings.detector)
+        self._host = inference.host(
+            NAME, MODELS.get(section.model, section.model), section, Reason.DETECT_FAILED, {"weights": weights(section)}
+        )
         self._store: Store
         self._fetcher: Fetcher
         self._decoder: Decoder
@@ -81,16 +81,6 @@ class Detector:
     async def stop(self) -> None:
         """End the model's process and disconnect."""
         await self._resources.aclose()
-
-    async def open(self, lane: int) -> None:
-        """Nothing to restore: a detector has no state."""
-
-    async def close(self, lane: int) -> None:
-        """Nothing to forget."""
-
-    async def tick(self, lane: int) -> list[Output]:
-        """Nothing happens by the clock alone."""
-        return []
 
     async def process(self, record: Received) -> list[Output]:
         """Fetch, keep, decode and detect one photo."""
@@ -140,7 +130,7 @@ class Detector:
     def _outputs(
         self, record: Received, event: ImageEvent, photo: PhotoRef, found: list[dict[str, Any]], times: dict[str, float]
     ) -> list[Output]:
-        model = model_of(self._host.info)
+        model = inference.model_of(self._host)
         published_at, deadline_at = self._moments(record, event)
         detected_at = utc_now()
         outputs: list[Output] = []
@@ -213,30 +203,11 @@ class Detector:
         return Output(topic, key.encode(), encode(event), cloud_event(event, NAME, record.headers), partition)
 
 
-def model_host(settings: DetectorSettings) -> ModelHost:
-    """The child process of the detector's model."""
-    weights = settings.weights
-    if weights == OURS:
-        weights = str(resources.files("stream_worker.models") / "weights" / f"{OURS}.pt")
-    options = settings.model_dump(mode="json", exclude={"python", "load_timeout_s", "task_timeout_s"})
-    return ModelHost(
-        name=NAME,
-        model=MODELS.get(settings.model, settings.model),
-        options={**options, "weights": weights},
-        python=settings.python,
-        env=compute_limits(threads=settings.threads, device=settings.device),
-        load_timeout_s=settings.load_timeout_s,
-        task_timeout_s=settings.task_timeout_s,
-        rss_limit_bytes=None if settings.memory_limit_mb is None else settings.memory_limit_mb * 2**20,
-        fault_reason=Reason.DETECT_FAILED,
-    )
-
-
-def model_of(info: dict[str, Any]) -> Model:
-    """Which model it is, as events tell it."""
-    return Model(
-        name=str(info.get("model", "")), version=str(info.get("version", "")), weights_sha256=info.get("weights_sha256")
-    )
+def weights(section: DetectorSettings) -> str:
+    """The weights' file: ours by name, or the path that is set."""
+    if section.weights != OURS:
+        return section.weights
+    return str(resources.files("stream_worker.models") / "weights" / f"{OURS}.pt")
 
 
 def _failure(fault: RecordFault) -> Failure:

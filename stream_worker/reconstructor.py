@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
-from stream_worker import fingerprints, topics
+from stream_worker import fingerprints, inference, topics
 from stream_worker.contract import decode, encode
-from stream_worker.detector import model_of
 from stream_worker.errors import Reason, RecordFault
 from stream_worker.events import Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
 from stream_worker.headers import cloud_event
 from stream_worker.images.decode import Decoder
-from stream_worker.images.pixels import Pixels
-from stream_worker.models.environment import compute_limits
-from stream_worker.models.host import ModelHost
-from stream_worker.records import Output, Received
-from stream_worker.settings import Reconstructor as ReconstructorSettings
+from stream_worker.images.shared import SharedPhotos
+from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Settings
 from stream_worker.store import Store, open_store
 
@@ -27,7 +21,7 @@ NAME = "reconstructor"
 MODELS = {"silhouette": "stream_worker.models.silhouette:Silhouette"}
 
 
-class Reconstructor:
+class Reconstructor(Stateless):
     """One process of the group `reconstructor`; see `records.Group` for its verbs."""
 
     name = NAME
@@ -38,9 +32,10 @@ class Reconstructor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._resources = AsyncExitStack()
-        self._host = model_host(settings.reconstructor)
+        section = settings.reconstructor
+        self._host = inference.host(NAME, MODELS.get(section.model, section.model), section, Reason.RECONSTRUCT_FAILED)
         self._store: Store
-        self._photos: Photos
+        self._photos: SharedPhotos
 
     async def start(self) -> None:
         """Load and warm up the model; connect to the store. Raises UserError where that can't be."""
@@ -48,23 +43,13 @@ class Reconstructor:
             self._store = await stack.enter_async_context(open_store(self._settings))
             await stack.enter_async_context(self._host)
             decoder = await stack.enter_async_context(Decoder(self._settings.images))
-            self._photos = Photos(self._store, decoder)
+            self._photos = SharedPhotos(self._store, decoder)
             stack.callback(self._photos.clear)
             self._resources = stack.pop_all()
 
     async def stop(self) -> None:
         """End the model's process and disconnect."""
         await self._resources.aclose()
-
-    async def open(self, lane: int) -> None:
-        """Nothing to restore: a reconstructor has no state."""
-
-    async def close(self, lane: int) -> None:
-        """Nothing to forget."""
-
-    async def tick(self, lane: int) -> list[Output]:
-        """Nothing happens by the clock alone."""
-        return []
 
     async def process(self, record: Received) -> list[Output]:
         """Reconstruct one object, or find the result of the same work."""
@@ -76,7 +61,9 @@ class Reconstructor:
         if done is not None:
             times = {"queue": round(queued, 4), "reuse": round(time.monotonic() - started, 4)}
             return self._result(record, event, fingerprint, done, times, reused=True)
-        async with self._photos.of(event) as (pixels, times):
+        async with self._photos.of(event.image) as (pixels, times):
+            if [pixels.height, pixels.width] != event.mask.size:
+                raise RecordFault(Reason.INVALID_EVENT, f"a mask of size {event.mask.size} is not of this photo")
             inferring = time.monotonic()
             result = await self._host.infer(
                 {
@@ -127,7 +114,7 @@ class Reconstructor:
             status="reconstructed",
             ply=finished.ply,
             geometry=finished.geometry,
-            model=model_of(self._host.info),
+            model=inference.model_of(self._host),
             fingerprint=fingerprint,
             reused=reused,
             times=times,
@@ -162,72 +149,3 @@ class Reconstructor:
     def _model_settings(self) -> dict[str, Any]:
         settings = self._settings.reconstructor
         return {"max_gaussians": settings.max_gaussians, "seed": settings.seed}
-
-
-class Photos:
-    """Decoded photos by sha256: the objects of a photo come one after the other, and share its pixels."""
-
-    KEPT = 2
-
-    def __init__(self, store: Store, decoder: Decoder) -> None:
-        self._store = store
-        self._decoder = decoder
-        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
-        self._users: dict[str, int] = {}
-
-    @asynccontextmanager
-    async def of(self, event: ObjectEvent) -> AsyncIterator[tuple[Pixels, dict[str, float]]]:
-        """The photo's pixels, and what it took to have them (seconds a phase).
-
-        Raises RecordFault (BLOB_MISSING; INVALID_EVENT where the mask is not of this photo).
-        """
-        times: dict[str, float] = {}
-        sha256 = event.image.sha256
-        self._users[sha256] = self._users.get(sha256, 0) + 1
-        try:
-            if sha256 not in self._pixels:
-                started = time.monotonic()
-                data = await self._store.get(event.image)
-                fetched = time.monotonic()
-                pixels = await self._decoder.decode(data)
-                times = {"fetch": round(fetched - started, 4), "decode": round(time.monotonic() - fetched, 4)}
-                if sha256 in self._pixels:  # another object of this photo was quicker
-                    pixels.release()
-                else:
-                    self._pixels[sha256] = pixels
-            self._pixels.move_to_end(sha256)
-            pixels = self._pixels[sha256]
-            if [pixels.height, pixels.width] != event.mask.size:
-                raise RecordFault(Reason.INVALID_EVENT, f"a mask of size {event.mask.size} is not of this photo")
-            yield pixels, times
-        finally:
-            self._users[sha256] -= 1
-            self._trim(self.KEPT)
-
-    def clear(self) -> None:
-        """Give all memory back."""
-        self._users.clear()
-        self._trim(0)
-
-    def _trim(self, kept: int) -> None:
-        for sha256 in list(self._pixels):
-            if len(self._pixels) <= kept:
-                break
-            if not self._users.get(sha256):
-                self._pixels.pop(sha256).release()
-        self._users = {sha256: count for sha256, count in self._users.items() if count}
-
-
-def model_host(settings: ReconstructorSettings) -> ModelHost:
-    """The child process of the reconstructor's model."""
-    return ModelHost(
-        name=NAME,
-        model=MODELS.get(settings.model, settings.model),
-        options=settings.model_dump(mode="json", exclude={"python", "load_timeout_s", "task_timeout_s"}),
-        python=settings.python,
-        env=compute_limits(threads=settings.threads, device=settings.device),
-        load_timeout_s=settings.load_timeout_s,
-        task_timeout_s=settings.task_timeout_s,
-        rss_limit_bytes=None if settings.memory_limit_mb is None else settings.memory_limit_mb * 2**20,
-        fault_reason=Reason.RECONSTRUCT_FAILED,
-    )

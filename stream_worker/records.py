@@ -77,3 +77,17 @@ class Group(Protocol):
 
     async def tick(self, lane: int) -> list[Output]:
         """What the clock alone brings about (a deadline). Called about once a second while the lane is open."""
+
+
+class Stateless:
+    """The verbs of a group that keeps nothing between records."""
+
+    async def open(self, lane: int) -> None:
+        """Nothing to restore."""
+
+    async def close(self, lane: int) -> None:
+        """Nothing to forget."""
+
+    async def tick(self, lane: int) -> list[Output]:
+        """Nothing happens by the clock alone."""
+        return []

@@ -80,6 +80,7 @@ class ModelProcess(Section):
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N; `up` gives each worker its own")
     threads: int = Field(4, ge=1, le=256, description="OMP, BLAS and torch threads of the model's process")
     load_timeout_s: float = Field(300.0, gt=0, description="loading and warming up, at most")
+    task_timeout_s: float = Field(120.0, gt=0, description="one photo or object in the model, at most")
     memory_limit_mb: int | None = Field(None, ge=64, description="the process is recycled above this RSS")
 
 
@@ -96,7 +97,6 @@ class Detector(ModelProcess):
     max_objects: int = Field(64, ge=1, le=1000, description="most objects of one photo")
     image_size: int = Field(640, ge=32, le=4096, multiple_of=32, description="the network's input, pixels")
     min_box_px: int = Field(20, ge=0, description="boxes narrower or lower than this are dropped")
-    task_timeout_s: float = Field(60.0, gt=0, description="one photo in the model, at most")
 
 
 class Reconstructor(ModelProcess):
@@ -107,7 +107,6 @@ class Reconstructor(ModelProcess):
     )
     max_gaussians: int = Field(20_000, ge=100, le=2_000_000, description="most Gaussians of one object")
     seed: int = Field(42, description="of models that draw random numbers")
-    task_timeout_s: float = Field(120.0, gt=0, description="one object in the model, at most")
 
 
 class Aggregator(Section):

@@ -1,0 +1,41 @@
+"""A stage's model: its child process as the settings describe it, and its name as events tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stream_worker.errors import Reason
+from stream_worker.events import Model
+from stream_worker.models.environment import compute_limits
+from stream_worker.models.host import ModelHost
+from stream_worker.settings import ModelProcess
+
+_OURS = {"python", "load_timeout_s", "task_timeout_s", "memory_limit_mb"}
+"""What is the host's business; all other settings of the section are the model's options."""
+
+
+def host(
+    name: str, model: str, section: ModelProcess, fault_reason: Reason, options: Mapping[str, Any] | None = None
+) -> ModelHost:
+    """The host of the model class `model` (`module:Class`), not started yet. `options` win over the section's."""
+    limit = section.memory_limit_mb
+    return ModelHost(
+        name=name,
+        model=model,
+        options={**section.model_dump(mode="json", exclude=_OURS), **(options or {})},
+        python=section.python,
+        env=compute_limits(threads=section.threads, device=section.device),
+        load_timeout_s=section.load_timeout_s,
+        task_timeout_s=section.task_timeout_s,
+        rss_limit_bytes=None if limit is None else limit * 2**20,
+        fault_reason=fault_reason,
+    )
+
+
+def model_of(host: ModelHost) -> Model:
+    """Which model it is, as it said when it was loaded."""
+    info = host.info
+    return Model(
+        name=str(info.get("model", "")), version=str(info.get("version", "")), weights_sha256=info.get("weights_sha256")
+    )
