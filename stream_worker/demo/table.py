@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -14,25 +15,50 @@ WAITING = "no outcome"
 
 
 def table(record: RunRecord) -> Table:
-    """One row per object, or per image that has none. Lengths and volumes are in the unit of the caption."""
-    result = Table(title="Completed images", title_justify="left", caption_justify="left", header_style="bold")
-    for name in ("image", "status", "object"):
-        result.add_column(name, overflow="fold")
-    for name in ("conf.", "w x h x d", "volume", "detect", "3D", "join"):
-        result.add_column(name, justify="right", no_wrap=name != "volume")
+    """One row per object, or per image that has none; it fits 80 columns where names are short."""
+    result = Table(
+        title="Completed images",
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    result.add_column("image", overflow="fold")
+    result.add_column("status", no_wrap=True)
+    result.add_column("object", overflow="fold", min_width=7)
+    for name in ("conf", "w x h x d", "volume", "detect", "3D", "join"):
+        result.add_column(name, justify="right", no_wrap=True)
     units = set()
     for image_id in record.photos:
         times = stage_times(record, image_id)
-        stages = [seconds(times.detect), seconds(times.reconstruct), seconds(times.join)]
+        stages = ["" if value is None else f"{value:.2f}" for value in (times.detect, times.reconstruct, times.join)]
+        status, _ = status_of(record, image_id)
+        head: list[str | Text] = [Text(printable(image_id)), Text(status, style=STYLES.get(status, "red"))]
         rows = [_object_cells(item) for item in _objects(record, image_id)] or [["-", "", "", ""]]
         for number, cells in enumerate(rows):
-            head = [Text(printable(image_id)), _status(record, image_id)] if number == 0 else ["", ""]
-            tail = stages if number == 0 else ["", "", ""]
-            result.add_row(*head, *cells, *tail, end_section=number == len(rows) - 1)
+            first = number == 0
+            result.add_row(*(head if first else ["", ""]), *cells, *(stages if first else ["", "", ""]))
         units |= {item.geometry.unit for item in _objects(record, image_id) if item.geometry}
-    if units:
-        result.caption = Text("Unit of lengths: " + "; ".join(sorted(units)) + ". Volumes: its cube.")
+    lengths = f"Lengths: {printable('; '.join(sorted(units)))}; volumes: its cube. " if units else ""
+    result.caption = Text(f"{lengths}Times: seconds a stage.")
     return result
+
+
+def faults(record: RunRecord) -> list[str]:
+    """Why images and objects have no result; a line each, ready for a terminal."""
+    lines = []
+    for image_id in record.photos:
+        _, why = status_of(record, image_id)
+        if why:
+            lines.append(f"{printable(image_id)}: {why}")
+        lines += [
+            printable(f"{image_id}, object {item.index} ({item.label}): ") + (reason(item.reason) or item.status)
+            for item in _objects(record, image_id)
+            if item.status != "reconstructed"
+        ]
+    return lines
 
 
 def seconds(value: float | None) -> str:
@@ -70,21 +96,11 @@ def _objects(record: RunRecord, image_id: str) -> list[events.ObjectOutcome]:
     return sorted(done.objects, key=lambda item: item.index) if done else []
 
 
-def _status(record: RunRecord, image_id: str) -> Text:
-    status, why = status_of(record, image_id)
-    text = Text(status, style=STYLES.get(status, "red"))
-    return text.append(f"\n{why}", style="red") if why else text
-
-
 def _object_cells(item: events.ObjectOutcome) -> list[str | Text]:
-    confidence = f"{item.confidence:.2f}"
+    label, confidence = Text(printable(item.label)), f"{item.confidence:.2f}"
     if item.geometry is None:
-        return [
-            Text(printable(item.label)),
-            confidence,
-            Text(item.status, style="red"),
-            Text(reason(item.reason), style="red"),
-        ]
-    box = item.geometry.oriented_box
-    size = " x ".join(map(length, (box.width, box.height, box.depth)))
-    return [Text(printable(item.label)), confidence, size, f"{item.geometry.volume:.3g}"]
+        why = item.reason.code if item.reason else item.status
+        return [label, confidence, Text(printable(why), style="red"), ""]
+    sides = item.geometry.oriented_box
+    size = "x".join(map(length, (sides.width, sides.height, sides.depth)))
+    return [label, confidence, size, f"{item.geometry.volume:.2g}"]
