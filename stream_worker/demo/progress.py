@@ -31,12 +31,12 @@ class StageProgress:
         if self._console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description:>10}"),
-                BarColumn(bar_width=40),
-                TextColumn("{task.completed:>4.0f} / {task.fields[known]}"),
+                BarColumn(bar_width=40, complete_style="cyan", finished_style="green", pulse_style="cyan"),
+                TextColumn("{task.fields[counts]:>9}"),
                 TimeElapsedColumn(),
                 console=self._console,
             )
-            self._tasks = {name: self._bars.add_task(name, total=None, known="?") for name in self._record.stages}
+            self._tasks = {name: self._bars.add_task(name, total=None, counts="") for name in self._record.stages}
             self._bars.start()
         self.update()
         return self
@@ -55,15 +55,14 @@ class StageProgress:
             # How many objects there are is not known before the last manifest.
             every_manifest = stages["images"].done == stages["images"].total
             for name, (done, total) in stages.items():
-                known = name in ("images", "completed") or every_manifest or last
+                known = every_manifest or last or name in ("images", "completed")
+                nothing = known and total == 0  # a full bar: an empty one would look like work to come
                 self._bars.update(
                     self._tasks[name],
-                    completed=done,
-                    total=max(total, 1) if known or total else None,
-                    known=str(total) if known else f"{total}+",
+                    completed=1 if nothing else done,
+                    total=1 if nothing else total or None,
+                    counts=f"{done} / {total}" if known else f"{done} / {total}+",
                 )
-                if known and done >= total:
-                    self._bars.update(self._tasks[name], completed=max(total, 1) if total else 1)
             return
         line = ", ".join(f"{name} {done}/{total}" for name, (done, total) in stages.items())
         now = self._clock()

@@ -50,3 +50,15 @@ def test_a_terminal_gets_a_bar_a_stage(tmp_path: Path) -> None:
     last = out.getvalue().rpartition("images")[2]
     assert all(stage in last for stage in ("objects", "results", "completed"))
     assert "2 / 2" in last
+
+
+def test_a_run_without_objects_ends_with_full_bars(tmp_path: Path) -> None:
+    made = Synthetic(tmp_path)
+    made.room("empty", 2, objects=0)
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, legacy_windows=False, color_system=None)
+    with StageProgress(console, made.record) as progress:
+        progress.update()
+    last = out.getvalue().rpartition("images")[2]
+    assert last.count("0 / 0") == 2
+    assert last.count("━" * 40) == 4

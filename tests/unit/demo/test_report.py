@@ -95,8 +95,10 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert not any("onerror" in attributes for _, attributes in found.tags)
     data = [text for attributes, text in found.scripts if attributes.get("type") == "application/json"]
     assert all("<" not in text for text in data)
-    ticks = next(json.loads(t) for a, t in found.scripts if a.get("id") == "gantt-data")["ticks"]
-    assert all("<img" not in re.sub(r"</?b>", "", tick) for tick in ticks), "plotly reads markup too"
+    gantt = next(json.loads(text) for a, text in found.scripts if a.get("id") == "gantt-data")
+    texts = gantt["ticks"] + [text for trace in gantt["traces"] for text in [trace["name"], *trace["hovertext"]]]
+    assert any("&lt;" in text for text in gantt["ticks"])
+    assert all("<" not in re.sub(r"</?b>|<br>", "", text) for text in texts), "plotly reads markup too"
 
 
 def test_a_mask_a_photo_or_a_ply_that_is_bad_costs_itself_only(tmp_path: Path) -> None:
