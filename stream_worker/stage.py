@@ -29,6 +29,7 @@ POLL_MS = 200
 FETCH_WAIT_MS = 100
 """A fetch under way delays the first fetch of a lane that has just been opened by this much, at most."""
 STOP_S = 10.0
+LEAVE_S = 3.0
 NEVER_MS = 7 * 24 * 3600 * 1000
 
 log = telemetry.get(__name__)
@@ -69,7 +70,8 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         require_compiled_client()
         await topics.require(self._settings.kafka)
         try:
-            await self._group.start()
+            if not await self._started():
+                return
             await self._join()
             watch = asyncio.create_task(self._watch())
             try:
@@ -84,6 +86,19 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             raise self._fatal
 
     # ------------------------------------------------------------------ the loop
+
+    async def _started(self) -> bool:
+        """Load what the group needs, which may take minutes; False where we were told to stop meanwhile."""
+        starting = asyncio.create_task(self._group.start())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return False
+        starting.result()
+        return True
 
     async def _join(self) -> None:
         kafka = self._settings.kafka
@@ -106,31 +121,48 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             # A record larger than this would be skipped by aiokafka with an error.
             max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),
         )
-        self._consumer.subscribe(topics=list(self._logical), listener=self)
         try:
             await self._consumer.start()
         except KafkaConnectionError as error:
             await self._consumer.stop()
             raise UserError(f"no Kafka broker answers: {error}", Exit.BROKER) from None
+        # Afterwards: `start` would wait for an assignment, however long the others take.
+        self._consumer.subscribe(topics=list(self._logical), listener=self)
 
     async def _poll(self) -> None:
-        while not self._stopping.is_set():
-            if self._capacity <= 0:
-                self._released.clear()
-                await self._released.wait()
-                continue
-            try:
-                received = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._capacity)
-            except RecordTooLargeError as error:
-                self._end(FatalError(f"a record is larger than kafka.max_event_bytes allows: {error}"))
-                return
-            except KafkaError as error:
-                log.warning("polling failed", error=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(1.0)  # the broker's answer was an error: don't ask in a tight loop
-                continue
-            # No await from here to the lanes: a gate that opens meanwhile could let stale records through.
-            for source, records in received.items():
-                self._hand_over(source, records)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            while not self._stopping.is_set():
+                if self._capacity <= 0:
+                    self._released.clear()
+                    await self._released.wait()
+                    continue
+                polling = asyncio.create_task(self._poll_once(), name="poll")
+                # getmany waits for a rebalance without a limit of its own, and we may be told to stop meanwhile.
+                await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not polling.done():
+                    polling.cancel()
+                    await asyncio.wait({polling})
+                    return
+                await self._refused(polling.exception())
+        finally:
+            stopping.cancel()
+
+    async def _poll_once(self) -> None:
+        received = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._capacity)
+        # No await from here to the lanes: a gate that opens meanwhile could let stale records through.
+        for source, records in received.items():
+            self._hand_over(source, records)
+
+    async def _refused(self, error: BaseException | None) -> None:
+        """What an error of a poll means."""
+        if error is None:
+            return
+        if isinstance(error, RecordTooLargeError) or not isinstance(error, KafkaError):
+            self._end(FatalError(f"polling failed: {type(error).__name__}: {error}"))
+            return
+        log.warning("polling failed", error=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(1.0)  # the broker's answer was an error: don't ask in a tight loop
 
     def _hand_over(self, source: TopicPartition, records: list[ConsumerRecord]) -> None:
         lane = self._lanes.get(source.partition)
@@ -160,10 +192,14 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         try:
             async with asyncio.timeout(drain_s + STOP_S):
                 await self._close_lanes(drain_s)
+        except TimeoutError:
+            self._end(FatalError("giving the lanes up took too long"))
+        try:
+            async with asyncio.timeout(LEAVE_S):
                 await self._consumer.stop()
         except TimeoutError:
-            # aiokafka can freeze in stop (#773). The broker will notice that we are gone.
-            self._end(FatalError("leaving the group took too long"))
+            # In the middle of a rebalance, or frozen (aiokafka #773). Nothing is in hand any more: just go.
+            log.info("left the group without waiting for its answer")
 
     # ------------------------------------------------------------------ rebalances
 
