@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,8 @@ READ: dict[str, type[events.Event]] = {
 POLL_MS = 200
 STRAGGLERS_S = 5.0
 """For events of other topics, when every image has completed: they are committed already."""
+
+STOP_S = 5.0
 
 log = telemetry.get(__name__)
 
@@ -51,14 +54,22 @@ class Follower:
                 await self._consumer.start()
                 await self._consumer.seek_to_end()
         except (KafkaError, TimeoutError) as error:
-            await self._consumer.stop()
+            await self._stop()
             raise UserError(f"no Kafka broker answers: {type(error).__name__}: {error}", Exit.BROKER) from None
+        except asyncio.CancelledError:
+            await self._stop()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._consumer.stop()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self._consumer.stop()
 
     async def until_whole(self, changed: Callable[[], None], stall_s: float) -> bool:
         """Read until every image has its outcome, calling `changed` after news; False after `stall_s` without any."""

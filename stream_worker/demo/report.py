@@ -14,15 +14,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from stream_worker import events
 from stream_worker.demo import drawing, timeline, views
 from stream_worker.demo.record import RunRecord
 from stream_worker.demo.results import write_whole
 from stream_worker.demo.table import length, reason, seconds, status_of
+from stream_worker.errors import UserError
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+except ModuleNotFoundError as missing:
+    raise UserError(f"the demo's report needs {missing.name}: install stream-worker[demo]") from None
 
 NAME = "report.html"
 ALL_POINTS = 250_000
