@@ -48,7 +48,9 @@ class Detector(Stateless):
     window = 8
     """Photos that are fetched, decoded, in the model or committed at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: str | None = None) -> None:
+        """`worker` names this process in the headers of its events."""
+        self._source = f"{NAME}/{worker}" if worker else NAME
         self._settings = settings
         section = settings.detector
         self._resources = AsyncExitStack()
@@ -200,7 +202,7 @@ class Detector(Stateless):
         self, topic: str, event: ObjectEvent | DetectionEvent | ReconstructionEvent, key: str, record: Received
     ) -> Output:
         partition = self._balancer.choose() if topic == topics.OBJECTS else None
-        return Output(topic, key.encode(), encode(event), cloud_event(event, NAME, record.headers), partition)
+        return Output(topic, key.encode(), encode(event), cloud_event(event, self._source, record.headers), partition)
 
 
 def weights(section: DetectorSettings) -> str:

@@ -106,7 +106,7 @@ class OrientedBox(Part):
     rotation: list[Vector3] = Field(
         min_length=3,
         max_length=3,
-        description="Rows: the directions of width, height and depth (unit vectors).",
+        description="Rows: the directions of width, depth and height (unit vectors).",
     )
     width: float = Field(ge=0)
     height: float = Field(ge=0)

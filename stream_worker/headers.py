@@ -12,7 +12,7 @@ TRACEPARENT = "traceparent"
 
 
 def cloud_event(event: events.Event, source: str, trace: Headers = ()) -> Headers:
-    """CloudEvents 1.0 headers of an event that `source` (`publisher`, `detector`...) writes.
+    """CloudEvents 1.0 headers of an event that `source` (`publisher`, `detector/detector-0`...) writes.
 
     The first `traceparent` among `trace`, the headers of the record that led to this event, goes along.
     """

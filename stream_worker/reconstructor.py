@@ -29,7 +29,9 @@ class Reconstructor(Stateless):
     window = 3
     """One object in the model, the next one fetched and decoded, the last one uploaded and committed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: str | None = None) -> None:
+        """`worker` names this process in the headers of its events."""
+        self._source = f"{NAME}/{worker}" if worker else NAME
         self._settings = settings
         self._resources = AsyncExitStack()
         section = settings.reconstructor
@@ -135,7 +137,7 @@ class Reconstructor(Stateless):
             deadline_at=event.deadline_at,
             **fields,
         )
-        headers = cloud_event(outcome, NAME, record.headers)
+        headers = cloud_event(outcome, self._source, record.headers)
         return Output(topics.RECONSTRUCTIONS, event.image_id.encode(), encode(outcome), headers)
 
     # ------------------------------------------------------------------ what decides a result

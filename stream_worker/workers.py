@@ -22,19 +22,19 @@ DIE_S = 20.0
 log = telemetry.get(__name__)
 
 
-def make(group: str, settings: Settings) -> Group:
+def make(group: str, settings: Settings, name: str | None = None) -> Group:
     """The group of that name. Imports only what it needs."""
     if group == "detector":
         from stream_worker.detector import Detector
 
-        return Detector(settings)
+        return Detector(settings, name)
     if group == "reconstructor":
         from stream_worker.reconstructor import Reconstructor
 
-        return Reconstructor(settings)
+        return Reconstructor(settings, name)
     from stream_worker.aggregator.service import Aggregator
 
-    return Aggregator(settings)
+    return Aggregator(settings, name)
 
 
 def work(group: str, settings: Settings, name: str | None) -> Exit:
@@ -61,7 +61,7 @@ def work(group: str, settings: Settings, name: str | None) -> Exit:
 
 
 async def _work(group: str, settings: Settings, name: str | None) -> None:
-    made = make(group, settings)
+    made = make(group, settings, name)
     instance = f"{socket.gethostname()}.{name}" if name else None
 
     def ready() -> None:

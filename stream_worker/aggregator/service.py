@@ -27,8 +27,12 @@ class Aggregator:
     name = "aggregator"
     topics: tuple[str, ...] = (topics.DETECTIONS, topics.RECONSTRUCTIONS)
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
-        """Raises UserError where the settings name no broker."""
+    def __init__(self, settings: Settings, worker: str | None = None, clock: Callable[[], datetime] = utc_now) -> None:
+        """`worker` names this process in the headers of its events.
+
+        Raises UserError where the settings name no broker.
+        """
+        self._source = f"{self.name}/{worker}" if worker else self.name
         if settings.kafka.bootstrap_servers is None:
             raise UserError("setting kafka.bootstrap_servers: the aggregator needs a broker")
         self._bootstrap_servers = settings.kafka.bootstrap_servers
@@ -100,7 +104,7 @@ class Aggregator:
     def _changed(self, change: Change, lane: int, trace: Headers) -> Output:
         """A change of state as a record on the lane's own partition."""
         key, value = changelog.record(change)
-        headers = cloud_event(change.event, self.name, trace) if change.event else ()
+        headers = cloud_event(change.event, self._source, trace) if change.event else ()
         return Output(topics.CHANGELOG, key, value, headers, partition=lane)
 
     def _completed(self, event: CompletedImageEvent, trace: Headers) -> Output:
@@ -113,7 +117,7 @@ class Aggregator:
         if not 0 < len(value) <= self._largest:
             event = outcome.unwritable(event, why)
             value = contract.encode(event)
-        return Output(topics.COMPLETED, event.image_id.encode(), value, cloud_event(event, self.name, trace))
+        return Output(topics.COMPLETED, event.image_id.encode(), value, cloud_event(event, self._source, trace))
 
     def _storable(self, manifest: DetectionEvent, size: int) -> DetectionEvent:
         """The manifest, or a failed one in place of one that the changelog could not hold."""

@@ -9,9 +9,8 @@ from stream_worker.errors import UserError
 from stream_worker.settings import Settings
 from stream_worker.store.blobs import BlobStat, Store
 from stream_worker.store.directory import DirectoryStore
-from stream_worker.store.s3 import S3Store
 
-__all__ = ["BlobStat", "DirectoryStore", "S3Store", "Store", "open_store"]
+__all__ = ["BlobStat", "DirectoryStore", "Store", "open_store"]
 
 
 def open_store(settings: Settings) -> Store:
@@ -24,6 +23,8 @@ def open_store(settings: Settings) -> Store:
         return DirectoryStore(settings.local.data_dir / "store", timeout_s=store.timeout_s)
     parts = urlsplit(store.url)
     if parts.scheme == "s3" and parts.netloc:
+        from stream_worker.store.s3 import S3Store  # minio is half a second of a folder's worker's start
+
         return S3Store(
             parts.netloc,
             parts.path.strip("/"),

@@ -18,7 +18,8 @@ from minio import Minio
 
 from stream_worker.errors import Exit, OutageError, Reason, RecordFault, UserError
 from stream_worker.events import BlobRef
-from stream_worker.store import BlobStat, DirectoryStore, S3Store, Store
+from stream_worker.store import BlobStat, DirectoryStore, Store
+from stream_worker.store.s3 import S3Store
 from tests.servers.s3 import S3Server
 
 JPEG = "image/jpeg"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.settings import Settings
-from stream_worker.store import DirectoryStore, S3Store, open_store
+from stream_worker.store import DirectoryStore, open_store
+from stream_worker.store.s3 import S3Store
 from stream_worker.store.blobs import refuse_key
 
 
