@@ -78,14 +78,26 @@ async def restore(
     except (KafkaError, OSError) as error:
         raise OutageError(f"{topic}-{lane}: can't be restored now: {error!r}") from error
     finally:
-        with suppress(TimeoutError, KafkaError):
-            await asyncio.wait_for(consumer.stop(), STOP_S)
+        # In a task of its own: aiokafka's `stop` suppresses CancelledError, also one that is meant for its caller,
+        # and a lane that was told to close would go on to work.
+        stopping = asyncio.create_task(_stop(consumer))
+        try:
+            await asyncio.wait({stopping})
+        except asyncio.CancelledError:
+            await asyncio.wait({stopping})
+            raise
     pieces = []
     for count, record in enumerate(records):
         pieces.append(_decoded(record))
         if count % _DECODE_BATCH == 0:
             await asyncio.sleep(0)
     return pieces
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    with suppress(TimeoutError, KafkaError):
+        async with asyncio.timeout(STOP_S):
+            await consumer.stop()
 
 
 async def _newest_by_key(
@@ -102,17 +114,19 @@ async def _newest_by_key(
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
         end = (await consumer.end_offsets([partition]))[partition]
+        position = await consumer.position(partition)
 
     newest: dict[bytes | None, ConsumerRecord] = {}
     loop = asyncio.get_running_loop()
-    position, moved_at = await asyncio.wait_for(consumer.position(partition), patience_s), loop.time()
+    moved_at = loop.time()
     while (known := consumer.highwater(partition)) is None or position < max(end, known):
         for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, []):
             if record.value is None:
                 newest.pop(record.key, None)
             else:
                 newest[record.key] = record
-        before, position = position, await asyncio.wait_for(consumer.position(partition), patience_s)
+        async with asyncio.timeout(patience_s):
+            before, position = position, await consumer.position(partition)
         if position != before:
             moved_at = loop.time()
         elif loop.time() - moved_at > patience_s:

@@ -56,13 +56,7 @@ async def running(settings: Settings) -> AsyncIterator[Stage]:
     finally:
         waiting.cancel()
         stage.stop()
-        try:
-            await asyncio.wait_for(work, 60)
-        except FatalError as error:
-            # aiokafka can freeze when it leaves (its issue 773). The process ends all the same, and the group goes on:
-            # nothing that is tested here may depend on how a member went.
-            if "leaving the group" not in str(error):
-                raise
+        await asyncio.wait_for(work, 60)
 
 
 async def publish(settings: Settings, events: Iterable[Event]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_worker import contract, topics
@@ -232,3 +232,25 @@ async def test_no_broker_is_an_outage() -> None:
         held.bind(("127.0.0.1", 0))
         with pytest.raises(OutageError):
             await changelog.restore(f"127.0.0.1:{held.getsockname()[1]}", "any", LANE, patience_s=5)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_cancellation_while_the_consumer_stops_is_not_lost(
+    kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """aiokafka's stop suppresses CancelledError: a lane that was told to close went on, and hung its process."""
+    stopping = asyncio.Event()
+    stop = AIOKafkaConsumer.stop
+
+    async def announced(consumer: AIOKafkaConsumer) -> None:
+        stopping.set()
+        await stop(consumer)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "stop", announced)
+    reading = asyncio.create_task(restored(kafka, topic))
+    await stopping.wait()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    in_time = reading.cancel()
+    await asyncio.wait({reading})
+    assert reading.cancelled() == in_time
