@@ -70,8 +70,6 @@ class Decoding:
             raise ModelFault("decode_failed", "decoding takes more memory than it may have") from None
 
     def _decode(self, data: bytes) -> Image.Image:
-        # The WebP plugin has libwebp allocate the canvas when it opens the file, before its size is known.
-        self._check_size(*_webp_canvas(data))
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             self._check_size(*image.size)
@@ -139,7 +137,6 @@ def _write(image: Image.Image, targets: list[str]) -> int:
     for index, target in enumerate(targets):
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            os.posix_fallocate(fd, 0, size)  # tmpfs: a page that is missing later would be a SIGBUS
             with os.fdopen(fd, "wb", closefd=False) as file:
                 for top in range(0, image.height, _ROWS):
                     bottom = min(image.height, top + _ROWS)
@@ -152,19 +149,6 @@ def _write(image: Image.Image, targets: list[str]) -> int:
         finally:
             os.close(fd)
     raise ModelFault("out_of_space", f"no room for {size} bytes of pixels in shared memory or the temporary folder")
-
-
-def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """Width and height that a WebP's header tells (RFC 9649), (0, 0) for anything else."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return 0, 0
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
 def _what_it_is(data: bytes) -> str:

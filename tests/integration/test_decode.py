@@ -7,8 +7,9 @@ import io
 import os
 import signal
 import struct
+import subprocess
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +246,12 @@ async def test_bombs_are_refused_by_their_header(decoder: Decoder) -> None:
     bomb = png([header(60_000, 60_000), (b"IDAT", row), (b"IEND", b"")])
     wide = png([header(70_000, 1), (b"IDAT", row), (b"IEND", b"")])
     just_over = png([header(2001, 2000), (b"IDAT", row), (b"IEND", b"")])
-    canvas = b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + b"\xfe\x3f\x00" * 2
-    webp = b"RIFF" + struct.pack("<I", 4 + len(canvas)) + b"WEBP" + canvas
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ((200, 0, 0), (0, 200, 0))]
+    webp = bytearray(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    assert webp[12:16] == b"VP8X"
+    webp[24:30] = b"\xfe\x3f\x00" * 2  # a canvas of 16383 x 16383, which libwebp would allocate
     for data in (bomb, wide, just_over, webp):
-        fault = await refused(decoder, data)
+        fault = await refused(decoder, bytes(data))
         assert fault.reason is Reason.TOO_LARGE
         assert "limit" in fault.message
     assert (await pixels_of(decoder, encoded(np.zeros((2000, 2000), np.uint8)))).shape == (2000, 2000, 3)
@@ -323,6 +326,40 @@ async def test_the_largest_photos_fit_into_the_limits() -> None:
             pixels = await decoder.decode(encoded(image, exif=exif, compress_level=1))
             assert (pixels.width, pixels.height) == size
             pixels.release()
+
+
+@pytest.fixture
+def small_folders(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two file systems of 64 KiB."""
+    folders = [tmp_path / "shared", tmp_path / "temporary"]
+    mounted: list[Path] = []
+    try:
+        for folder in folders:
+            folder.mkdir()
+            if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], check=False).returncode:
+                pytest.skip("can't mount a small tmpfs here")
+            mounted.append(folder)
+        yield folders
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", str(folder)], check=False)
+
+
+async def test_full_shared_memory_is_no_fault_of_the_photo(
+    small_folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, temporary = map(str, small_folders)
+    monkeypatch.setattr(decode_module, "SHARED_MEMORY", shared)
+    async with Decoder(Images(max_pixels=MAX_PIXELS)) as decoder:  # its second folder has room
+        pixels = await decoder.decode(encoded(picture(300, 300)))
+        assert not pixels.path.startswith(shared)
+        pixels.release()
+    monkeypatch.setattr(decode_module.tempfile, "gettempdir", lambda: temporary)
+    async with Decoder(Images(max_pixels=MAX_PIXELS)) as decoder:
+        fault = await refused(decoder, encoded(picture(300, 300)))
+        assert (fault.reason, type(fault)) == (Reason.DECODE_FAILED, TransientFault)
+        assert "no room" in fault.message
+        assert np.array_equal(await pixels_of(decoder, encoded(picture())), picture())
 
 
 async def test_without_shared_memory_the_temporary_folder_serves(

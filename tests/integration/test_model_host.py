@@ -387,8 +387,11 @@ from stream_worker.models.host import ModelHost
 async def main():
     host = ModelHost("staged", "tests.integration.staged_models:Echo", env={"PYTHONPATH": "."})
     await host.start()
+    work = asyncio.create_task(host.infer({"hang_holding_the_gil": True}))
+    while host._process.heartbeat.get("state") != "busy":
+        await asyncio.sleep(0.01)
     print(host.pid, file=sys.stderr, flush=True)
-    await host.infer({"hang_holding_the_gil": True})
+    await work
 asyncio.run(main())
 """
     parent = await asyncio.create_subprocess_exec(
