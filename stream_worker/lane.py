@@ -121,9 +121,12 @@ class Lane:
                     await self._take_over()
                     delay = first_delay
                     await self._work()
-                except (ProducerLostError, OutageError) as doubt:
+                except ProducerLostError as doubt:
+                    # No progress: where this happens for ever, the watchdog must see it.
                     self._log.warning("lane starts over", error=str(doubt), retry_in_s=round(delay, 1))
-                self._progress()
+                except OutageError as outage:
+                    self._log.warning("waiting out an outage", error=str(outage), retry_in_s=round(delay, 1))
+                    self._progress()
                 await self._abandon()
                 await asyncio.sleep(_jittered(delay))
                 delay = min(2 * delay, longest)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_worker import telemetry
@@ -106,6 +106,9 @@ class TransactionalProducer:
             raise ProducerLostError("the transaction did not end in time") from None
         except ProducerFenced:
             raise FatalError(f"{self._id} is owned by another process now") from None
+        except MessageSizeTooLargeError as error:
+            # Doing the work again would give the same: somebody must mend the topic.
+            raise FatalError(f"a topic takes no event this large, raise its max.message.bytes: {error}") from None
         except Exception as error:  # aiokafka raises AssertionError and KeyError here too
             raise ProducerLostError(f"{type(error).__name__}: {error}") from error
         took = time.monotonic() - started

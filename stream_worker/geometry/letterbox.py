@@ -54,7 +54,8 @@ class Letterbox:
         (inner_width, inner_height), (left, top) = self.inner, self.origin
         scale = np.array([self.width / inner_width, self.height / inner_height] * 2)
         moved = (np.asarray(boxes, dtype=np.float64) - np.array([left, top] * 2)) * scale
-        return np.clip(moved, 0.0, np.array([self.width, self.height] * 2, dtype=np.float64))
+        inside: NDArray[np.float64] = np.clip(moved, 0.0, np.array([self.width, self.height] * 2, dtype=np.float64))
+        return inside
 
     def grid_axes(self, rows: int, columns: int) -> tuple[Axis, Axis]:
         """How the photo's columns and rows lie on a grid over the square, such as a network's mask prototypes."""

@@ -281,3 +281,36 @@ async def test_nothing_of_an_unfinished_transaction_is_seen(settings: Settings) 
     with pytest.raises(KafkaError):
         await dying.commit_transaction()
     await asyncio.wait_for(dying.stop(), 10)
+
+
+async def test_records_that_come_before_the_gate_is_open_are_not_taken(settings: Settings) -> None:
+    """aiokafka may hand out what it fetched before the former owner was fenced."""
+    release = asyncio.Event()
+
+    class Slow(Echo):
+        async def open(self, lane: int) -> None:
+            await release.wait()
+            await super().open(lane)
+
+    group = Slow()
+    early = Received(topics.IMAGES, 0, 0, 0, b"early", b"early")
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+    async with running(group, settings) as stage:
+        assert stage._lanes[0].accept(source, topics.IMAGES, [early]) == 0
+        release.set()
+        await send(settings, [b"photo"])
+        got = await read(settings, topics.COMPLETED, 1)
+    assert [record.value for record in got] == [b"photo"]
+
+
+async def test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset(settings: Settings) -> None:
+    class Huge(Echo):
+        async def process(self, record: Received) -> list[Output]:
+            return [Output(topics.COMPLETED, record.key, b"x" * 2_000_000)]
+
+    await send(settings, [b"photo"])
+    with pytest.raises(FatalError, match=r"max\.message\.bytes"):
+        await asyncio.wait_for(Stage(Huge(), settings).run(), 30)
+    async with running(Echo(), settings):
+        got = await read(settings, topics.COMPLETED, 1)
+    assert [record.value for record in got] == [b"photo"]
