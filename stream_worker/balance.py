@@ -16,12 +16,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_worker import telemetry, topics
+from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, UserError
 from stream_worker.lag import outstanding
 from stream_worker.settings import Kafka
 from stream_worker.topics import OBJECTS
 
 REFRESH_S = 0.5
+STOP_S = 5.0
 
 log = telemetry.get(__name__)
 
@@ -87,15 +89,11 @@ class Balancer:
     async def stop(self) -> None:
         """Disconnect."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        for client in (self._consumer and self._consumer.stop, self._admin and self._admin.close):
-            if client is not None:
-                try:
-                    async with asyncio.timeout(5):
-                        await client()
-                except (TimeoutError, KafkaError) as error:
-                    log.debug("balancer did not disconnect cleanly", error=repr(error))
+            await end(self._task)
+        if self._consumer is not None:
+            await close_within(STOP_S, self._consumer.stop())
+        if self._admin is not None:
+            await close_within(STOP_S, self._admin.close())
 
     def choose(self) -> int:
         """The partition for the next object."""

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_worker import telemetry
+from stream_worker.closing import end
 from stream_worker.dead_letters import dead_letter
 from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
 from stream_worker.events import utc_now
@@ -106,8 +107,7 @@ class Lane:
             drained = asyncio.create_task(self._idle.wait())
             await asyncio.wait({drained, self._task}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await end(self._task)
         await self._abandon()
 
     # ------------------------------------------------------------------ its life
@@ -181,7 +181,8 @@ class Lane:
         while True:
             batch = self._finished()
             outputs = [output for work in batch for output in work.attempt.result()]
-            if loop.time() >= next_tick:
+            # What a tick says builds on every record that was processed: it goes out with all of them or later.
+            if loop.time() >= next_tick and len(batch) == len(self._queue):
                 outputs += await self._group.tick(self.number)
                 next_tick = loop.time() + TICK_S
             if batch or outputs:
@@ -191,7 +192,7 @@ class Lane:
             if self._queue and self._queue[0].attempt.done():
                 continue
             try:
-                async with asyncio.timeout_at(next_tick):
+                async with asyncio.timeout_at(next_tick if not self._queue else None):
                     await self._wake.wait()
             except TimeoutError:
                 continue

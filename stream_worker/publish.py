@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from stream_worker import topics
+from stream_worker.closing import close_within
 from stream_worker.contract import encode
 from stream_worker.errors import Exit, RecordFault, UserError
 from stream_worker.events import LIVE, ImageEvent, utc_now
@@ -73,8 +74,7 @@ class Publisher:
         """Send what waits, and disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            async with asyncio.timeout(self._kafka.request_timeout_ms / 1000):
-                await producer.stop()
+            await close_within(self._kafka.request_timeout_ms / 1000, producer.stop())
 
     async def publish(
         self,

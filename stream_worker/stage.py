@@ -18,6 +18,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaConnectionError, KafkaError, RecordTooLargeError
 
 from stream_worker import telemetry, topics
+from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.lane import Lane
 from stream_worker.records import Group, Received
@@ -77,8 +78,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             try:
                 await self._poll()
             finally:
-                watch.cancel()
-                await asyncio.wait({watch})
+                await end(watch)
                 await self._leave()
         finally:
             await self._group.stop()
@@ -94,8 +94,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not starting.done():
-            starting.cancel()
-            await asyncio.wait({starting})
+            await end(starting)
             return False
         starting.result()
         return True
@@ -141,8 +140,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
                 # getmany waits for a rebalance without a limit of its own, and we may be told to stop meanwhile.
                 await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not polling.done():
-                    polling.cancel()
-                    await asyncio.wait({polling})
+                    await end(polling)
                     return
                 await self._refused(polling.exception())
         finally:
@@ -194,10 +192,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
                 await self._close_lanes(drain_s)
         except TimeoutError:
             self._end(FatalError("giving the lanes up took too long"))
-        try:
-            async with asyncio.timeout(LEAVE_S):
-                await self._consumer.stop()
-        except TimeoutError:
+        if not await close_within(LEAVE_S, self._consumer.stop()):
             # In the middle of a rebalance, or frozen (aiokafka #773). Nothing is in hand any more: just go.
             log.info("left the group without waiting for its answer")
 

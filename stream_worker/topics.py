@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
+from stream_worker.closing import close_within
 from stream_worker.errors import Exit, UserError
 from stream_worker.settings import Kafka
 
@@ -22,6 +23,7 @@ CHANGELOG = "join-changelog"
 DEAD_LETTERS = "dead-letters"
 
 DAY_MS = 24 * 3600 * 1000
+STOP_S = 5.0
 HEADROOM_BYTES = 64 * 1024
 """A dead letter is the record as it came, at most `max_event_bytes`, and the headers that say why."""
 
@@ -73,7 +75,7 @@ async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
         async with asyncio.timeout(kafka.request_timeout_ms / 1000):
             await client.start()
     except (KafkaError, TimeoutError, OSError, ValueError) as error:
-        await _close(client)
+        await close_within(STOP_S, client.close())
         raise UserError(
             f"no Kafka broker answers at {kafka.bootstrap_servers} ({type(error).__name__}): start it, "
             "or name another with kafka.bootstrap_servers",
@@ -82,15 +84,7 @@ async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
     try:
         yield client
     finally:
-        await _close(client)
-
-
-async def _close(client: AIOKafkaAdminClient) -> None:
-    try:
-        async with asyncio.timeout(5):
-            await client.close()
-    except (TimeoutError, KafkaError):
-        return
+        await close_within(STOP_S, client.close())
 
 
 async def present(client: AIOKafkaAdminClient, kafka: Kafka) -> dict[str, int]:

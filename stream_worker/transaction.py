@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_worker import telemetry
+from stream_worker.closing import close_within
 from stream_worker.errors import FatalError, OutageError
 from stream_worker.records import Output
 from stream_worker.settings import Kafka
@@ -121,11 +122,8 @@ class TransactionalProducer:
 
 async def _stop(producer: AIOKafkaProducer) -> None:
     """`stop()` flushes, and with the broker away or after an error that can take for ever (aiokafka #1101)."""
-    try:
-        async with asyncio.timeout(STOP_S):
-            await producer.stop()
-    except Exception as error:  # noqa: BLE001  # whatever it was, the producer is thrown away
-        log.debug("producer did not stop cleanly", error=repr(error))
-        if producer._sender.sender_task is not None:
-            producer._sender.sender_task.cancel()
-        await producer.client.close()
+    if await close_within(STOP_S, producer.stop()):
+        return
+    if producer._sender.sender_task is not None:
+        producer._sender.sender_task.cancel()
+    await close_within(STOP_S, producer.client.close())
