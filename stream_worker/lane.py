@@ -80,6 +80,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._delay = OUTAGE_DELAY_S[0]
         self._log = log.bind(lane=number)
         consumer.pause(*self._sources)
         self._task = asyncio.create_task(self._run(), name=f"lane-{number}")
@@ -113,23 +114,20 @@ class Lane:
     # ------------------------------------------------------------------ its life
 
     async def _run(self) -> None:
-        first_delay, longest = OUTAGE_DELAY_S
-        delay = first_delay
         try:
             while True:
                 try:
                     await self._take_over()
-                    delay = first_delay
                     await self._work()
                 except ProducerLostError as doubt:
                     # No progress: where this happens for ever, the watchdog must see it.
-                    self._log.warning("lane starts over", error=str(doubt), retry_in_s=round(delay, 1))
+                    self._log.warning("lane starts over", error=str(doubt), retry_in_s=round(self._delay, 1))
                 except OutageError as outage:
-                    self._log.warning("waiting out an outage", error=str(outage), retry_in_s=round(delay, 1))
+                    self._log.warning("waiting out an outage", error=str(outage), retry_in_s=round(self._delay, 1))
                     self._progress()
                 await self._abandon()
-                await asyncio.sleep(_jittered(delay))
-                delay = min(2 * delay, longest)
+                await asyncio.sleep(_jittered(self._delay))
+                self._delay = min(2 * self._delay, OUTAGE_DELAY_S[1])
         except FatalError as error:
             self._fatal(error)
         except asyncio.CancelledError:
@@ -209,6 +207,7 @@ class Lane:
     async def _commit(self, batch: list[Work], outputs: list[Output]) -> None:
         offsets = {work.source: work.record.offset + 1 for work in batch}
         await self._producer.write(outputs, offsets)
+        self._delay = OUTAGE_DELAY_S[0]
         for _ in batch:
             self._queue.popleft()
         self._progress()

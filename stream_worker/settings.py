@@ -93,7 +93,7 @@ class Detector(ModelProcess):
     classes: list[str] | None = Field(None, description="only these classes; unset: all that the weights know")
     confidence: float = Field(0.25, ge=0, le=1, description="objects less certain than this are dropped")
     iou: float = Field(0.7, ge=0, le=1, description="boxes that overlap more are one object")
-    agnostic_nms: bool = Field(False, description="... also across classes")
+    agnostic_nms: bool = Field(True, description="... also where their classes differ")
     max_objects: int = Field(64, ge=1, le=1000, description="most objects of one photo")
     image_size: int = Field(640, ge=32, le=4096, multiple_of=32, description="the network's input, pixels")
     min_box_px: int = Field(20, ge=0, description="boxes narrower or lower than this are dropped")

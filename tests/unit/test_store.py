@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.settings import Settings
 from stream_worker.store import DirectoryStore, open_store
-from stream_worker.store.s3 import S3Store
 from stream_worker.store.blobs import refuse_key
+from stream_worker.store.s3 import S3Store
 
 
 def of(url: str | None, tmp_path: Path, **more: object) -> Settings:
