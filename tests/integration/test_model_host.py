@@ -372,9 +372,10 @@ async def test_stopping_answers_everyone_who_waits(make_host: MakeHost) -> None:
 
 
 async def test_stopping_while_loading_ends_the_child(make_host: MakeHost) -> None:
+    before = {child.pid for child in psutil.Process().children()}
     host = make_host("HangsInLoad")
     waiting = asyncio.create_task(host.infer({"echo": 1}))
-    await _until(lambda: psutil.Process().children())
+    await _until(lambda: {child.pid for child in psutil.Process().children()} - before)
     await host.stop()
     with pytest.raises(OutageError, match="stopped"):
         await waiting
