@@ -53,6 +53,7 @@ class Detector(Stateless):
         self._source = f"{NAME}/{worker}" if worker else NAME
         self._settings = settings
         section = settings.detector
+        self.longest_s = inference.longest_s(section, self.window)
         self._resources = AsyncExitStack()
         self._balancer = Balancer(settings.kafka, RECONSTRUCTOR)
         self._host = inference.host(

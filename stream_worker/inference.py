@@ -39,3 +39,8 @@ def model_of(host: ModelHost) -> Model:
     return Model(
         name=str(info.get("model", "")), version=str(info.get("version", "")), weights_sha256=info.get("weights_sha256")
     )
+
+
+def longest_s(section: ModelProcess, window: int) -> float:
+    """How long a record may wait for the model and be in it: all others first, twice each, and a new model."""
+    return 2 * window * section.task_timeout_s + section.load_timeout_s

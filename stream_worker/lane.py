@@ -20,6 +20,7 @@ from stream_worker.dead_letters import dead_letter
 from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
 from stream_worker.events import utc_now
 from stream_worker.records import Group, Output, Received
+from stream_worker.retry import RetryPolicy
 from stream_worker.settings import Settings
 from stream_worker.transaction import ProducerLostError, TransactionalProducer
 
@@ -81,6 +82,7 @@ class Lane:
         self._idle = asyncio.Event()
         self._idle.set()
         self._delay = OUTAGE_DELAY_S[0]
+        self._retry = RetryPolicy(settings.stage.retries, settings.stage.retry_delay_s)
         self._log = log.bind(lane=number)
         consumer.pause(*self._sources)
         self._task = asyncio.create_task(self._run(), name=f"lane-{number}")
@@ -219,7 +221,6 @@ class Lane:
     async def _attempt(self, record: Received) -> list[Output]:
         """The outputs of one record, whatever happens: of its result, or of its failure."""
         first_at, attempts = utc_now(), 0
-        stage = self._settings.stage
         outage_delay, longest = OUTAGE_DELAY_S
         while True:
             attempts += 1
@@ -234,12 +235,12 @@ class Lane:
                 continue
             except TransientFault as fault:
                 final: RecordFault = fault
-                if attempts <= stage.retries:
-                    delay = _jittered(stage.retry_delay_s * 2 ** (attempts - 1))
+                delay = self._retry.delay(fault.reason, attempts)
+                if delay is not None:
                     self._log.warning(
                         "attempt failed", reason=fault.reason.value, error=fault.message, retry_in_s=round(delay, 2)
                     )
-                    await asyncio.sleep(delay)
+                    await asyncio.sleep(_jittered(delay))
                     continue
             except RecordFault as fault:
                 final = fault

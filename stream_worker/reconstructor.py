@@ -35,6 +35,7 @@ class Reconstructor(Stateless):
         self._settings = settings
         self._resources = AsyncExitStack()
         section = settings.reconstructor
+        self.longest_s = inference.longest_s(section, self.window)
         self._host = inference.host(NAME, MODELS.get(section.model, section.model), section, Reason.RECONSTRUCT_FAILED)
         self._store: Store
         self._photos: SharedPhotos

@@ -53,6 +53,9 @@ class Group(Protocol):
     window: int
     """How many records of all lanes of this process may be in work at once."""
 
+    longest_s: float
+    """How long a record may be in work with nothing being wrong; past that and `stage.watchdog_s`, something is."""
+
     async def start(self) -> None:
         """Get ready for the first record: load and warm up the model. Called before the group is joined."""
 

@@ -238,7 +238,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
 
     async def _watch(self) -> None:
         """End the process when work waits and nothing moves: aiokafka shows no health of its own (#1154, #718)."""
-        limit = self._settings.stage.watchdog_s
+        limit = self._settings.stage.watchdog_s + self._group.longest_s
         while True:
             await asyncio.sleep(limit / 10)
             still = time.monotonic() - self._progress_at

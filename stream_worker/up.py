@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from stream_worker import topics
+from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import started
 from stream_worker.settings import Settings
 from stream_worker.supervisor import Supervisor, Worker
@@ -30,7 +32,20 @@ class Running:
 async def running(
     settings: Settings, *, on_progress: Callable[[str], None], log_dir: Path | None = None
 ) -> AsyncIterator[Running]:
-    """Start the service, wait until every worker is ready, and stop all of it at the end."""
+    """Start the service, wait until every worker is ready, and stop all of it at the end.
+
+    Raises UserError where it runs already with this data folder, or can't be started.
+    """
+    with _alone(settings.local.data_dir) as folder:
+        settings = settings.model_copy(update={"local": settings.local.model_copy(update={"data_dir": folder})})
+        async with _running(settings, on_progress, log_dir) as service:
+            yield service
+
+
+@asynccontextmanager
+async def _running(
+    settings: Settings, on_progress: Callable[[str], None], log_dir: Path | None
+) -> AsyncIterator[Running]:
     async with started(settings, on_progress) as connected:
         created = await topics.create(connected.kafka)
         if created:
@@ -43,6 +58,25 @@ async def running(
             await supervisor.ready(loading + READY_S)
             on_progress("ready")
             yield Running(connected, supervisor)
+
+
+@contextmanager
+def _alone(data_dir: Path) -> Iterator[Path]:
+    """Hold the data folder: workers of two services of one folder would have the same names, and evict each other."""
+    folder = data_dir.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "up.lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder} can't be written to (local.data_dir): {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"the service runs already with {folder}: stop it first, or set local.data_dir", Exit.FAILED
+            ) from None
+        yield folder
 
 
 def plan(settings: Settings, cards: list[str]) -> list[Worker]:

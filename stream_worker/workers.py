@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import hashlib
 import os
 import signal
 import socket
@@ -62,7 +63,9 @@ def work(group: str, settings: Settings, name: str | None) -> Exit:
 
 async def _work(group: str, settings: Settings, name: str | None) -> None:
     made = make(group, settings, name)
-    instance = f"{socket.gethostname()}.{name}" if name else None
+    # Two services of one host have folders of their own; their workers must not evict each other.
+    folder = hashlib.sha256(bytes(settings.local.data_dir.absolute())).hexdigest()[:8]
+    instance = f"{socket.gethostname()}.{folder}.{name}" if name else None
 
     def ready() -> None:
         log.info("ready")

@@ -26,6 +26,7 @@ class Aggregator:
 
     name = "aggregator"
     topics: tuple[str, ...] = (topics.DETECTIONS, topics.RECONSTRUCTIONS)
+    longest_s = 0.0
 
     def __init__(self, settings: Settings, worker: str | None = None, clock: Callable[[], datetime] = utc_now) -> None:
         """`worker` names this process in the headers of its events.

@@ -163,6 +163,8 @@ def test_up_publish_watch_and_sigterm_on_the_local_default(tmp_path: Path) -> No
             "DETECTOR__MODEL": "tests.stubs:Counted",
         }
         with up(tmp_path, **settings) as process:
+            second = stream_worker(tmp_path, "up", **settings)
+            assert (second.returncode, "runs already" in second.stderr) == (Exit.FAILED, True), second.stderr
             sent = stream_worker(tmp_path, "publish", f"{base}/a.png", "--id", "room-1", **settings)
             assert sent.returncode == Exit.OK, sent.stderr
             assert sent.stdout.startswith("room-1  run=live")

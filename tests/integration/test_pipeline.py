@@ -17,9 +17,8 @@ from stream_worker.contract import decode
 from stream_worker.dead_letters import PREFIX
 from stream_worker.events import CompletedImageEvent, object_id
 from stream_worker.publish import Publisher
-from stream_worker.settings import Detector, Images, Kafka, Log, Settings, Up
+from stream_worker.settings import Detector, Images, Kafka, Local, Log, Settings, Up
 from stream_worker.settings import Stage as StageSettings
-from stream_worker.settings import Store as StoreSettings
 from stream_worker.up import Running, running
 from tests.photo_server import Answer, serving
 from tests.stubs import Faulty, photo
@@ -38,7 +37,7 @@ def settings_for(kafka: str, prefix: str, folder: Path, base: str, **up: int) ->
             session_timeout_ms=6000,
             rebalance_timeout_ms=15_000,
         ),
-        store=StoreSettings(url=str(folder / "store")),
+        local=Local(data_dir=folder),
         images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
         detector=Detector(model="tests.stubs:Faulty", threads=1, task_timeout_s=3),
         stage=StageSettings(drain_s=5, retry_delay_s=0.1, retries=1),

@@ -29,6 +29,7 @@ class Echo:
     name = "echo"
     topics: tuple[str, ...] = (topics.IMAGES,)
     window = 8
+    longest_s = 0.0
 
     def __init__(self, work: Callable[[Received], Awaitable[None]] | None = None) -> None:
         self.work = work
@@ -315,3 +316,23 @@ async def test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset
     async with running(Echo(), settings):
         got = await read(settings, topics.COMPLETED, 1)
     assert [record.value for record in got] == [b"photo"]
+
+
+async def test_a_standstill_ends_the_worker(settings: Settings) -> None:
+    """Work is in hand, no deadline of its own fires, nothing moves: the watchdog does."""
+
+    async def for_ever(record: Received) -> None:
+        await asyncio.Event().wait()
+
+    impatient = settings.model_copy(update={"stage": StageSettings(watchdog_s=1.0, drain_s=0)})
+    await send(impatient, [b"photo"])
+    with pytest.raises(FatalError, match="no progress"):
+        await asyncio.wait_for(Stage(Echo(for_ever), impatient).run(), 30)
+
+
+async def test_an_idle_worker_is_not_taken_for_a_stuck_one(settings: Settings) -> None:
+    impatient = settings.model_copy(update={"stage": StageSettings(watchdog_s=0.3)})
+    async with running(Echo(), impatient):
+        await asyncio.sleep(1.5)  # five times the watchdog's limit, with nothing to do
+        await send(impatient, [b"photo"])
+        assert len(await read(impatient, topics.COMPLETED, 1)) == 1

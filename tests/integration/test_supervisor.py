@@ -88,6 +88,7 @@ async def test_workers_die_with_a_supervisor_that_is_killed(settings: Settings, 
         env={
             **os.environ,
             "STREAM_WORKER_KAFKA": json.dumps(settings.kafka.model_dump(mode="json")),
+            "STREAM_WORKER_LOCAL": json.dumps({"data_dir": str(tmp_path)}),
             "STREAM_WORKER_LOG": json.dumps({"format": "json"}),
         },
         stderr=subprocess.PIPE,
