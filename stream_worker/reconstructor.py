@@ -146,7 +146,11 @@ class Reconstructor(Stateless):
     def _fingerprint(self, event: ObjectEvent) -> str:
         """Photo, mask, label, model, weights and settings decide the result."""
         return fingerprints.fingerprint(
-            event.image.sha256, event.mask.model_dump(), event.label, self._host.info, self._model_settings()
+            event.image.sha256,
+            event.mask.model_dump(),
+            event.label,
+            inference.model_of(self._host).model_dump(),
+            self._model_settings(),
         )
 
     def _model_settings(self) -> dict[str, Any]:
