@@ -27,6 +27,8 @@ from stream_worker.transaction import ProducerLostError, TransactionalProducer
 TICK_S = 1.0
 OUTAGE_DELAY_S = (0.2, 10.0)
 """First and longest wait while something of ours is away."""
+LOST_IN_A_ROW = 10
+"""Producers lost one after the other, each with a broker that answered: no outage, and no retry mends it."""
 
 log = telemetry.get(__name__)
 
@@ -82,6 +84,7 @@ class Lane:
         self._idle = asyncio.Event()
         self._idle.set()
         self._delay = OUTAGE_DELAY_S[0]
+        self._lost = 0
         self._retry = RetryPolicy(settings.stage.retries, settings.stage.retry_delay_s)
         self._log = log.bind(lane=number)
         consumer.pause(*self._sources)
@@ -122,10 +125,15 @@ class Lane:
                     await self._take_over()
                     await self._work()
                 except ProducerLostError as doubt:
-                    # No progress: where this happens for ever, the watchdog must see it.
+                    self._lost += 1
+                    if self._lost >= LOST_IN_A_ROW:
+                        raise FatalError(
+                            f"lane {self.number} can't commit, {self._lost} times in a row: {doubt}"
+                        ) from None
                     self._log.warning("lane starts over", error=str(doubt), retry_in_s=round(self._delay, 1))
                 except OutageError as outage:
                     self._log.warning("waiting out an outage", error=str(outage), retry_in_s=round(self._delay, 1))
+                    self._lost = 0
                     self._progress()
                 await self._abandon()
                 await asyncio.sleep(_jittered(self._delay))
@@ -164,11 +172,8 @@ class Lane:
         self._consumer.pause(*[source for source in self._sources if source in assigned])
         works = list(self._queue)
         self._queue.clear()
-        for work in works:
-            work.attempt.cancel()
-        if works:
-            await asyncio.wait({work.attempt for work in works})
-            self._released(len(works))
+        await asyncio.gather(*(end(work.attempt) for work in works))
+        self._released(len(works))
         self._idle.set()
         await self._producer.stop()
         await self._group.close(self.number)
@@ -209,7 +214,7 @@ class Lane:
     async def _commit(self, batch: list[Work], outputs: list[Output]) -> None:
         offsets = {work.source: work.record.offset + 1 for work in batch}
         await self._producer.write(outputs, offsets)
-        self._delay = OUTAGE_DELAY_S[0]
+        self._delay, self._lost = OUTAGE_DELAY_S[0], 0
         for _ in batch:
             self._queue.popleft()
         self._progress()

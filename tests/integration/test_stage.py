@@ -11,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_worker import topics
+from stream_worker import lane, topics
 from stream_worker.dead_letters import PREFIX
 from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
 from stream_worker.records import Output, Received
@@ -41,13 +41,13 @@ class Echo:
 
     async def stop(self) -> None: ...
 
-    async def open(self, lane: int) -> None:
-        self.opened.append(lane)
+    async def open(self, number: int) -> None:
+        self.opened.append(number)
 
-    async def close(self, lane: int) -> None:
-        self.closed.append(lane)
+    async def close(self, number: int) -> None:
+        self.closed.append(number)
 
-    async def tick(self, lane: int) -> list[Output]:
+    async def tick(self, number: int) -> list[Output]:
         self.ticks += 1
         return []
 
@@ -290,9 +290,9 @@ async def test_records_that_come_before_the_gate_is_open_are_not_taken(settings:
     release = asyncio.Event()
 
     class Slow(Echo):
-        async def open(self, lane: int) -> None:
+        async def open(self, number: int) -> None:
             await release.wait()
-            await super().open(lane)
+            await super().open(number)
 
     group = Slow()
     early = Received(topics.IMAGES, 0, 0, 0, b"early", b"early")
@@ -316,6 +316,20 @@ async def test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset
     async with running(Echo(), settings):
         got = await read(settings, topics.COMPLETED, 1)
     assert [record.value for record in got] == [b"photo"]
+
+
+async def test_a_lane_that_never_commits_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker answers, and yet no transaction comes through: not an outage to wait out."""
+
+    class Astray(Echo):
+        async def process(self, record: Received) -> list[Output]:
+            return [Output("no-such-topic", record.key, record.value)]
+
+    monkeypatch.setattr(lane, "LOST_IN_A_ROW", 2)
+    brisk = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"request_timeout_ms": 1000})})
+    await send(brisk, [b"photo"])
+    with pytest.raises(FatalError, match="can't commit, 2 times in a row"):
+        await asyncio.wait_for(Stage(Astray(), brisk).run(), 60)
 
 
 async def test_a_standstill_ends_the_worker(settings: Settings) -> None:
