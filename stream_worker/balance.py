@@ -116,4 +116,5 @@ class Balancer:
         assert self._outstanding is not None
         sources = [TopicPartition(self._topic, p) for p in self._partitions]
         waiting = await outstanding(self._admin, self._consumer, self._group, sources)
-        self._outstanding.measured({source.partition: count for source, count in waiting.items()})
+        # A partition whose work is all done still ends with the marker of its last transaction.
+        self._outstanding.measured({source.partition: count - 1 for source, count in waiting.items()})

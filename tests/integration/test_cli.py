@@ -174,7 +174,16 @@ def test_up_publish_watch_and_sigterm_on_the_local_default(tmp_path: Path) -> No
             assert (event["image_id"], event["status"], len(event["objects"])) == ("room-1", "complete", 2)
             status = stream_worker(tmp_path, "status", **settings)
             assert status.returncode == Exit.OK, status.stderr
-            assert "reconstructor" in status.stdout
+            rows = [
+                [cell.strip() for cell in line.split("│")[1:-1]] for line in status.stdout.splitlines() if "│" in line
+            ]
+            # Everything is done: the markers of transactions are no lag.
+            assert [(row[0], row[2], row[3]) for row in rows] == [
+                ("detector", "1", "0"),
+                ("reconstructor", "1", "0"),
+                ("aggregator", "1", "0"),
+                ("aggregator", "1", "0"),
+            ]
             process.send_signal(signal.SIGTERM)
             assert process.stderr is not None
             rest = process.stderr.read()
