@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stream_worker.geometry import masks
+from stream_worker.geometry import gaussians, masks
 from stream_worker.models.protocol import ModelFault
 
 SIDE = 64
 """Photos are this high and wide, pixels."""
+OBJECT_S = 0.02
+"""How long `Dots` takes for an object, seconds."""
 
 
 def photo(number: int, objects: int) -> bytes:
@@ -71,3 +73,39 @@ class Faulty(Counted):
         if count == self.HANG:
             time.sleep(3600)
         return super().infer(task, payload)
+
+
+class Dots:
+    """A reconstructor that gives the mask's box a few Gaussians, in `OBJECT_S` seconds."""
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"model": "dots", "version": "1", "weights_sha256": None}
+
+    def warm_up(self) -> None: ...
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        time.sleep(OBJECT_S)
+        x0, y0, x1, y1 = masks.box(task["mask"])
+        points = np.array([[x, y, z] for x in (x0, x1) for y in (y0, y1) for z in (0, 1)], np.float32)
+        count = len(points)
+        ply = gaussians.to_ply(
+            gaussians.Gaussians(
+                positions=points,
+                sh_dc=np.zeros((count, 3), np.float32),
+                opacities=np.ones(count, np.float32),
+                scales=np.zeros((count, 3), np.float32),
+                rotations=np.tile(np.array([1, 0, 0, 0], np.float32), (count, 1)),
+            )
+        )
+        size = {"width": float(x1 - x0), "height": float(y1 - y0), "depth": 1.0}
+        header = {
+            "gaussians": count,
+            "frame": "pixels",
+            "unit": "px",
+            "oriented_box": {"center": [0.0, 0.0, 0.0], "rotation": np.eye(3).tolist(), **size},
+            "volume": size["width"] * size["height"],
+            "volume_method": "box",
+            "pose": {"rotation": [1.0, 0.0, 0.0, 0.0], "translation": [0.0, 0.0, 0.0], "scale": 1.0},
+            "times": {},
+        }
+        return header, ply
