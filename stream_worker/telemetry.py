@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -14,6 +16,35 @@ from stream_worker.settings import Log
 
 def _dumps(value: Any, **_: Any) -> str:
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+REPEAT_S = 10.0
+
+
+class OncePerWhile(logging.Filter):
+    """Lets a line through once in `REPEAT_S`, then says how many like it were held back.
+
+    With a broker away, aiokafka says so ten times a second for every connection.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        place = (record.pathname, record.lineno)
+        last, held = self._seen.get(place, (-REPEAT_S, 0))
+        now = self._clock()
+        if now - last < REPEAT_S:
+            self._seen[place] = (last, held + 1)
+            return False
+        self._seen[place] = (now, 0)
+        if held:
+            record.msg = f"{record.getMessage()} (and {held} more like it)"
+            record.args = ()
+        return True
 
 
 def configure(log: Log, **bound: str) -> None:
@@ -49,8 +80,15 @@ def configure(log: Log, **bound: str) -> None:
     root.setLevel(log.level.upper())
     # aiokafka tells of every metadata refresh and coordinator at info; its warnings matter.
     logging.getLogger("aiokafka").setLevel(max(logging.WARNING, root.level))
+    handler.addFilter(_quieter("aiokafka"))
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**bound)
+
+
+def _quieter(logger: str) -> Callable[[logging.LogRecord], bool]:
+    """A handler's filter for the lines of one library; a logger's own would not see those of its children."""
+    once = OncePerWhile()
+    return lambda record: not record.name.startswith(logger) or once.filter(record)
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
