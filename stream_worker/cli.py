@@ -255,6 +255,37 @@ def status(context: typer.Context) -> None:
     out.print(table)
 
 
+@app.command(epilog="Example: [bold]stream-worker audit --from 2h --json[/bold]")
+def audit(
+    context: typer.Context,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Images accepted from then on: 2026-01-31T20:00 (UTC), or 2h (ago).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Images accepted before then.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Blobs: only that they are there, and their size.")] = False,
+    drained: Annotated[bool, typer.Option("--drained", help="All is said to be done: nothing is in flight.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Check that every accepted image has its one outcome, with the objects and blobs it should have. Exit code 1: no.
+
+    Reads the topics from their beginning and every referenced blob; changes nothing, and may run beside the service.
+    """
+    from stream_worker.audit.run import audit as run_audit
+    from stream_worker.audit.table import progress, show
+    from stream_worker.audit.window import window
+    from stream_worker.events import utc_now
+
+    between = window(since, until, utc_now())
+    with progress(err) as tell:
+        report = _run(run_audit(connected(context.obj), between, quick=quick, drained=drained, progress=tell))
+    if as_json:
+        sys.stdout.write(orjson.dumps(report.plain(), option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        show(report, out)
+    if not report.holds:
+        raise typer.Exit(Exit.FAILED)
+
+
 @app.command(epilog="Example: [bold]stream-worker -c production.toml config[/bold]")
 def config(
     context: typer.Context,

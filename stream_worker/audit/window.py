@@ -1,0 +1,44 @@
+"""The time between which images were accepted that an audit judges."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from stream_worker.errors import UserError
+
+_AGO = re.compile(r"(\d{1,6})\s*([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From `since` on, before `until`; None: without an end."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it leaves nothing out."""
+        return self.since is None and self.until is None
+
+
+def window(since: str | None, until: str | None, now: datetime) -> Window:
+    """The window that a person means. Raises UserError where it is no time, or has no room."""
+    chosen = Window(*(None if text is None else _moment(text, now) for text in (since, until)))
+    if chosen.since is not None and chosen.since >= (chosen.until or now):
+        raise UserError(f"--from {since} is not before {'--to ' + until if until else 'now'}")
+    return chosen
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    """ISO 8601, UTC where no zone is given, or how long ago: 90s, 30m, 2h, 7d."""
+    try:
+        if ago := _AGO.fullmatch(text.strip()):
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise UserError(f"{text!r} is no time: want 2026-01-31T20:00 (UTC where no zone is given) or 2h") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
