@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?=
+SEED ?=
 
-.PHONY: help setup demo test lint format lock train clean
+.PHONY: help setup demo test faults lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +26,9 @@ demo: setup ## photos in, 3D objects out: the whole service on a private Kafka (
 
 test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: setup ## the long fault run: hours (SEED=n for one seed, IMAGES=n for fewer photos)
+	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES))
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
