@@ -211,6 +211,14 @@ def test_a_repeated_publish_is_one_acceptance_and_may_be_processed_again() -> No
     assert books.findings.counts == Counter()
 
 
+def test_a_repeated_publish_moves_no_deadline() -> None:
+    books = ledger(cut_ms=ms(300))
+    publish(books)
+    publish(books, seconds=290)
+    books.close()
+    assert books.findings.counts == Counter({Kind.MISSING: 1})
+
+
 def test_runs_are_images_of_their_own() -> None:
     books = ledger()
     publish(books)
