@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from stream_worker.audit.findings import Report
+from stream_worker.audit.run import audit
 from stream_worker.events import CompletedImageEvent, object_id
 from stream_worker.local_kafka import LocalKafka
 from stream_worker.publish import Publisher
@@ -142,6 +144,7 @@ class Outcome:
     seed: int
     events: list[CompletedImageEvent]
     fresh: list[CompletedImageEvent]
+    audit: Report
     landed: Landed
     seconds: float
 
@@ -211,11 +214,15 @@ async def run(
                 async with Reader(settings) as fresh:
                     await fresh.until(len(planned.expected), 60)
                     await fresh.settled(1)
-    return planned, Outcome(seed, live.events, fresh.events, landed, time.monotonic() - started)
+                report = await audit(settings, drained=True)
+    return planned, Outcome(seed, live.events, fresh.events, report, landed, time.monotonic() - started)
 
 
 def require(planned: Plan, done: Outcome) -> None:
-    """Exactly the expected outcomes, once each, to the reader that was there and to one that came after."""
+    """Exactly the expected outcomes, once each, to the reader that was there and to one that came after.
+
+    And the audit, which recomputes from all topics and the store, agrees.
+    """
     for who, events in (("live", done.events), ("fresh", done.fresh)):
         counts = Counter((event.image_id, event.run, event.revision) for event in events)
         wanted = Counter((image_id, "live", 1) for image_id in planned.expected)
@@ -226,3 +233,4 @@ def require(planned: Plan, done: Outcome) -> None:
             if outcome(event) != planned.expected[event.image_id]
         }
         assert not differing, f"seed {done.seed}, {who}: {differing}"
+    assert done.audit.holds, f"seed {done.seed}, audit: {done.audit.plain()}"
