@@ -41,8 +41,8 @@ format: setup ## let ruff rewrite the layout
 
 lock: setup ## pin every dependency again, with hashes and without an index's name
 	$(BIN)/uv pip compile -q pyproject.toml --group dev --extra detector --extra demo --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o requirements.lock
-	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -o ops/bootstrap.lock
+	  --generate-hashes --no-header --no-annotate --upgrade -o requirements.lock
+	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-header --no-annotate --upgrade -o ops/bootstrap.lock
 
 clean: ## remove what make created here
 	rm -rf $(VENV) demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
