@@ -332,6 +332,24 @@ async def test_a_lane_that_never_commits_ends_the_worker(settings: Settings, mon
         await asyncio.wait_for(Stage(Astray(), brisk).run(), 60)
 
 
+async def test_what_a_lost_producer_did_not_commit_is_done_again(settings: Settings) -> None:
+    """The lane goes back to the committed offset: aiokafka's own position is past the records in hand."""
+
+    class AstrayOnce(Echo):
+        lost = False
+
+        async def process(self, record: Received) -> list[Output]:
+            topic = topics.COMPLETED if self.lost else "no-such-topic"
+            self.lost = True
+            return [Output(topic, record.key, record.value)]
+
+    brisk = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"request_timeout_ms": 1000})})
+    await send(brisk, values_of(12))
+    async with running(AstrayOnce(), brisk):
+        got = await read(brisk, topics.COMPLETED, 12)
+    assert Counter(record.value for record in got) == Counter(values_of(12))
+
+
 async def test_a_standstill_ends_the_worker(settings: Settings) -> None:
     """Work is in hand, no deadline of its own fires, nothing moves: the watchdog does."""
 
