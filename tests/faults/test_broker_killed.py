@@ -12,7 +12,8 @@ from stream_worker import topics
 from stream_worker.local_kafka import LocalKafka
 from stream_worker.records import Received
 from stream_worker.settings import Kafka, Settings
-from tests.integration.test_stage import PARTITIONS, Echo, read, running, send, values_of
+from tests.integration.test_stage import PARTITIONS, Echo, read, send, values_of
+from tests.staging import running
 
 COUNT = 300
 

@@ -18,7 +18,7 @@ from stream_worker.events import CompletedImageEvent, DetectionEvent, Reconstruc
 from stream_worker.records import Output, Received
 from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
-from stream_worker.stage import Stage
+from tests.staging import running
 from tests.unit.aggregator.examples import at, manifest, result
 
 PARTITIONS = 3
@@ -40,23 +40,6 @@ async def settings(kafka: str, prefix: str) -> Settings:
     )
     await topics.create(made.kafka)
     return made
-
-
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Stage]:
-    """An aggregator that has joined its group."""
-    joined = asyncio.Event()
-    stage = Stage(Aggregator(settings), settings, ready=joined.set)
-    work = asyncio.create_task(stage.run())
-    waiting = asyncio.create_task(joined.wait())
-    try:
-        await asyncio.wait({work, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        assert joined.is_set(), work
-        yield stage
-    finally:
-        waiting.cancel()
-        stage.stop()
-        await asyncio.wait_for(work, 60)
 
 
 async def publish(settings: Settings, events: Iterable[Event]) -> None:
@@ -112,13 +95,13 @@ async def test_every_image_once_while_owners_come_and_go(settings: Settings) -> 
     last = soon(manifest(0, "last"), 600)
     third = len(events) // 3
     async with reader(settings) as consumer:
-        async with running(settings):
+        async with running(Aggregator(settings), settings):
             await publish(settings, events[:third])
             outcomes = await read(consumer, 1)
-            async with running(settings):
+            async with running(Aggregator(settings), settings):
                 await publish(settings, events[third : 2 * third])
                 outcomes += await read(consumer, 1)
-        async with running(settings):
+        async with running(Aggregator(settings), settings):
             await publish(settings, events[2 * third :])
             outcomes += await read(consumer, len(images) - len(outcomes))
             await publish(settings, [last])
@@ -130,10 +113,10 @@ async def test_every_image_once_while_owners_come_and_go(settings: Settings) -> 
 
 async def test_a_restarted_owner_keeps_the_deadline(settings: Settings) -> None:
     async with reader(settings) as consumer:
-        async with running(settings):
+        async with running(Aggregator(settings), settings):
             await publish(settings, [soon(manifest(2), 3), soon(result(0), 3), soon(manifest(0, "mark"), 3)])
             assert [o.image_id for o in await read(consumer, 1)] == ["mark"]
-        async with running(settings):
+        async with running(Aggregator(settings), settings):
             [outcome] = await read(consumer, 1)
             assert [found.status for found in outcome.objects] == ["reconstructed", "missing"]
             await publish(settings, [soon(result(1), 3)])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from pydantic import SecretStr
 
 from stream_worker import topics
 from stream_worker.contract import decode
@@ -19,8 +20,11 @@ from stream_worker.events import CompletedImageEvent, object_id
 from stream_worker.publish import Publisher
 from stream_worker.settings import Detector, Images, Kafka, Local, Log, Settings, Up
 from stream_worker.settings import Stage as StageSettings
+from stream_worker.settings import Store as StoreSettings
+from stream_worker.store import open_store
 from stream_worker.up import Running, running
 from tests.photo_server import Answer, serving
+from tests.servers.s3 import S3Server
 from tests.stubs import Faulty, photo
 
 SEED = 20261123
@@ -231,3 +235,34 @@ async def test_the_same_work_is_not_done_twice(kafka: str, prefix: str, tmp_path
     assert not any(one.reused for one in first.objects)
     assert all(one.reused for one in again.objects)
     assert [one.ply for one in first.objects] == [one.ply for one in again.objects]
+
+
+@pytest.mark.timeout(300)
+async def test_the_service_on_an_s3_server(kafka: str, prefix: str, tmp_path: Path, s3: S3Server, bucket: str) -> None:
+    """Photos and results in a bucket instead of a folder: every reference leads to the bytes that it says."""
+    with serving(made_up) as base:
+        settings = settings_for(kafka, prefix, tmp_path, base, detectors=1, reconstructors=1, aggregators=1)
+        where = StoreSettings(
+            url=f"s3://{bucket}/objects",
+            endpoint=s3.endpoint,
+            access_key=s3.access_key,
+            secret_key=SecretStr(s3.secret_key),
+            secure=False,
+        )
+        settings = settings.model_copy(update={"store": where})
+        async with (
+            running(settings, on_progress=print, log_dir=tmp_path / "logs") as service,
+            Publisher(service.settings) as publisher,
+            Reader(service.settings) as reader,
+        ):
+            await publisher.publish(f"{base}/7/2", image_id="in a bucket")
+            await reader.until(1, within_s=60)
+    (event,) = reader.events
+    assert event.status == "complete"
+    assert event.image is not None
+    async with open_store(settings) as store:
+        assert await store.get(event.image) == photo(7, 2)
+        for one in event.objects:
+            assert one.ply is not None
+            assert (await store.get(one.ply)).startswith(b"ply\n")
+    assert not (tmp_path / "store").exists()

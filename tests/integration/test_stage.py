@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -19,6 +18,7 @@ from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
 from stream_worker.stage import Stage
 from stream_worker.transaction import TransactionalProducer
+from tests.staging import running
 
 PARTITIONS = 3
 
@@ -74,21 +74,6 @@ async def settings(kafka: str, prefix: str) -> Settings:
     )
     await topics.create(made.kafka)
     return made
-
-
-@asynccontextmanager
-async def running(group: Echo, settings: Settings) -> AsyncIterator[Stage]:
-    joined = asyncio.Event()
-    stage = Stage(group, settings, ready=joined.set)
-    task = asyncio.create_task(stage.run())
-    waiting = asyncio.create_task(joined.wait())
-    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
-    try:
-        yield stage
-    finally:
-        waiting.cancel()
-        stage.stop()
-        await asyncio.wait_for(task, 30)
 
 
 async def send(settings: Settings, values: list[bytes]) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from stream_worker.geometry import masks
 from stream_worker.geometry.letterbox import Letterbox
 from stream_worker.geometry.prototypes import Crop, encode_crop, full_resolution_mask
+from stream_worker.scenes import render
 
 SIZES = [
     (1920, 1080),
@@ -76,6 +77,30 @@ def test_a_known_mask_comes_back(width: int, height: int, shape: dict[str, float
     letterbox = Letterbox(width, height, 640)
     crop = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
     assert iou(masks.decode(encode_crop(crop, height, width)), truth) >= 0.985
+
+
+def breadth(truth: NDArray[np.bool_], letterbox: Letterbox) -> float:
+    """Area over outline, in pixels of the network: half the width of a long strip, a quarter of a square's side."""
+    steps = truth.astype(np.int8)
+    outline = np.abs(np.diff(steps, axis=0)).sum() + np.abs(np.diff(steps, axis=1)).sum()
+    return float(truth.sum() / max(1, outline) * letterbox.size / max(truth.shape))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "seed"),
+    [(1280, 720, 400), (1024, 768, 403), (720, 1280, 406), (1001, 777, 409), (1919, 1079, 412)],
+    ids=["16:9", "4:3", "9:16", "odd", "large and odd"],
+)
+def test_rendered_furniture_comes_back(width: int, height: int, seed: int) -> None:
+    """Exact masks of rendered rooms. The prototypes' cells are 4 pixels of the network: what is thinner than a few
+    of them (lamp posts, the boards of an open shelf) can't come back whole, whoever assembles the mask."""
+    letterbox = Letterbox(width, height, 640)
+    truths = [one.mask for number in range(3) for one in render(seed + number, width, height).objects]
+    broad = [truth for truth in truths if breadth(truth, letterbox) >= 10]
+    assert len(broad) >= 3, "too few broad objects to tell anything"
+    for truth in broad:
+        crop = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
+        assert iou(masks.decode(encode_crop(crop, height, width)), truth) >= 0.97
 
 
 def test_an_object_that_fills_the_photo_has_no_rim() -> None:
