@@ -96,8 +96,3 @@ class RunRecord:
     def succeeded(self) -> bool:
         """Every image completed, and completely."""
         return not self.waiting and all(event.status == "complete" for event in self.completed.values())
-
-    def objects_of(self, image_id: str) -> list[events.ObjectEvent]:
-        """The object events of one photo, by index."""
-        found = [event for event in self.objects.values() if event.image_id == image_id]
-        return sorted(found, key=lambda event: event.index)

@@ -195,7 +195,7 @@ class LocalKafka:
         if self._port is None:
             self._port = free_port()
         elif not is_free(self._port):
-            raise UserError(f"port {self._port} is in use", Exit.PORT)
+            raise UserError(f"port {self._port} is in use: name a free one (--port or local.port), or none", Exit.PORT)
         self._write_config("server.properties", self._port)
         for name in ("kafka.log", "jvm.log"):  # the last run's may say why it ended
             with contextlib.suppress(FileNotFoundError):
@@ -223,7 +223,7 @@ class LocalKafka:
                 if self._process.poll() is not None:
                     word = last_word(self._logs())
                     if "Address already in use" in word or "failed to bind" in word:
-                        raise UserError(f"port {self._port} is in use: {word}", Exit.PORT)
+                        raise UserError(f"port {self._port} is in use, name a free one or none: {word}", Exit.PORT)
                     raise UserError(f"Kafka did not start: {word} (see {self.data_dir}/kafka.log)", Exit.BROKER)
                 if loop.time() > deadline:
                     raise UserError(

@@ -103,6 +103,14 @@ def test_java_missing_is_one_line_that_names_the_ways(tmp_path: Path) -> None:
     assert "KAFKA_HOME" in done.stderr
 
 
+def test_a_port_in_use_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        require_mistake(stream_worker(tmp_path, "kafka", "start", "--port", port), Exit.PORT, "name a free one")
+
+
 def test_topics_are_created_checked_and_missed(kafka: str, prefix: str, tmp_path: Path) -> None:
     where = on(kafka, prefix)
     done = stream_worker(tmp_path, "topics", "check", **where)
