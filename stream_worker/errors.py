@@ -2,7 +2,7 @@
 
 StreamWorkerError
 |-- UserError          wrong settings, a missing topic, no Java: one line, then exit code `exit_code`
-|-- OutageError        broker or object store away: wait with back-off, never blame a record
+|-- OutageError        broker, object store or model away: wait with back-off, never blame a record
 |-- FatalError         this process can't go on safely: exit, the supervisor starts a new one
 `-- RecordFault        one record can't be done: failed outcome + dead letter, the others go on
     `-- TransientFault the same, but trying again may help: bounded retries first
@@ -46,6 +46,7 @@ class Reason(StrEnum):
     RECONSTRUCT_FAILED = "reconstruct_failed"  # the 3D model failed on this object
     MODEL_TIMEOUT = "model_timeout"  # the model did not answer in time and was killed
     MODEL_CRASHED = "model_crashed"  # the model's process died on this record
+    WORKER_CRASHED = "worker_crashed"  # worker after worker died with this record alone in work
     INTERNAL_ERROR = "internal_error"  # a fault of ours: the record is kept, the log has the traceback
     DEADLINE = "deadline"  # the image's deadline passed before this result came
 
@@ -62,8 +63,20 @@ class UserError(StreamWorkerError):
         self.exit_code = exit_code
 
 
+class Ours(StrEnum):
+    """What of ours can be away."""
+
+    BROKER = "broker"
+    STORE = "store"
+    MODEL = "model"
+
+
 class OutageError(StreamWorkerError):
-    """Something of ours (broker, store) is away. Nothing is wrong with the record in hand: wait."""
+    """Something of ours is away. Nothing is wrong with the record in hand: wait, as long as it takes."""
+
+    def __init__(self, message: str, of: Ours = Ours.BROKER) -> None:
+        super().__init__(message)
+        self.of = of
 
 
 class FatalError(StreamWorkerError):

@@ -146,6 +146,13 @@ class Up(Section):
     aggregators: int = Field(1, ge=0, le=256, description="how many")
 
 
+class Metrics(Section):
+    """What a worker tells Prometheus."""
+
+    port: int | None = Field(None, ge=1, le=65535, description="of /metrics; `up` counts on from it; unset: none")
+    host: str = Field("127.0.0.1", description="address that /metrics is served at")
+
+
 class Log(Section):
     """What is written to stderr."""
 
@@ -173,6 +180,7 @@ class Settings(BaseSettings):
     stage: Stage = Stage()
     local: Local = Local()
     up: Up = Up()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
     @classmethod

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import structlog
 
-from stream_worker.errors import Exit, OutageError, Reason, TransientFault, UserError
+from stream_worker.errors import Exit, Ours, OutageError, Reason, TransientFault, UserError
 from stream_worker.models.answer import read_answer
 from stream_worker.models.process import ChildGoneError, ModelProcess
 from stream_worker.models.protocol import ModelFault
@@ -45,7 +45,7 @@ class ModelLoadError(OutageError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, Ours.MODEL)
         self.code = code
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from stream_worker.errors import Exit, OutageError, Reason, RecordFault, UserError
+from stream_worker.errors import Exit, Ours, OutageError, Reason, RecordFault, UserError
 from stream_worker.events import BlobRef
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class Store(ABC):
             async with asyncio.timeout(self._patience_s):
                 return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
         except TimeoutError:
-            raise OutageError(f"{self.where} did not answer within {self._patience_s:.0f} s") from None
+            raise OutageError(f"{self.where} did not answer within {self._patience_s:.0f} s", Ours.STORE) from None
 
     @property
     def _patience_s(self) -> float:

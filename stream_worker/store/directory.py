@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stream_worker.errors import Exit, OutageError, UserError
+from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.store.blobs import BlobStat, Store
 
 _PROBE = ".check"
@@ -71,11 +71,11 @@ class DirectoryStore(Store):
     @contextlib.contextmanager
     def _outages(self) -> Iterator[None]:
         if not self.root.is_dir():  # unmounted: nothing is known of any blob
-            raise OutageError(f"{self.where} is away")
+            raise OutageError(f"{self.where} is away", Ours.STORE)
         try:
             yield
         except OSError as error:
-            raise OutageError(f"{self.where}: {error.strerror}") from error
+            raise OutageError(f"{self.where}: {error.strerror}", Ours.STORE) from error
 
 
 def _write(path: Path, data: bytes) -> None:

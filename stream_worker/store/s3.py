@@ -21,7 +21,7 @@ from minio.credentials.providers import (
 from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from stream_worker.errors import Exit, OutageError, UserError
+from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.store.blobs import KEY, BlobStat, Store
 
 _ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
@@ -120,7 +120,7 @@ class S3Store(Store):
                     if len(data) > size:
                         break
                     if time.monotonic() > deadline:  # the socket's own limit starts again with every byte
-                        raise OutageError(f"{self.where}: {key} took longer than {self._timeout_s:.0f} s")
+                        raise OutageError(f"{self.where}: {key} took longer than {self._timeout_s:.0f} s", Ours.STORE)
                 return bytes(data)
             finally:
                 response.close()
@@ -160,13 +160,13 @@ class S3Store(Store):
         try:
             yield
         except S3Error as error:
-            raise OutageError(f"{self.where}: {error.code}: {error.message}") from None
+            raise OutageError(f"{self.where}: {error.code}: {error.message}", Ours.STORE) from None
         except (ServerError, InvalidResponseError) as error:
-            raise OutageError(f"{self.where} fails: {str(error).splitlines()[0]}") from None
+            raise OutageError(f"{self.where} fails: {str(error).splitlines()[0]}", Ours.STORE) from None
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise OutageError(f"{self.where} can't be reached: {_cause(error)}") from error
+            raise OutageError(f"{self.where} can't be reached: {_cause(error)}", Ours.STORE) from error
         except ValueError as error:  # minio's word for a bad bucket name, and for credentials it can't find
-            raise OutageError(f"{self.where}: {error}") from error
+            raise OutageError(f"{self.where}: {error}", Ours.STORE) from error
 
 
 def _pool(timeout_s: float) -> urllib3.PoolManager:
