@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from stream_worker import metrics
 from stream_worker.errors import Ours, OutageError
@@ -20,7 +21,7 @@ class Outages:
 
     def __post_init__(self) -> None:
         for of in Ours:
-            metrics.OUTAGE_SECONDS.labels(of.value).set_function(lambda of=of: self.seconds(of))
+            metrics.OUTAGE_SECONDS.labels(of.value).set_function(partial(self.seconds, of))
 
     def seconds(self, of: Ours) -> float:
         """How long the oldest wait for it has lasted; 0 where nobody waits."""

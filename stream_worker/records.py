@@ -81,6 +81,9 @@ class Group(Protocol):
     async def tick(self, lane: int) -> list[Output]:
         """What the clock alone brings about (a deadline). Called about once a second while the lane is open."""
 
+    def full(self, lane: int) -> frozenset[str]:
+        """The input topics of which the lane should be given nothing more now, lest it hold too much."""
+
 
 class Stateless:
     """The verbs of a group that keeps nothing between records."""
@@ -94,3 +97,7 @@ class Stateless:
     async def tick(self, lane: int) -> list[Output]:
         """Nothing happens by the clock alone."""
         return []
+
+    def full(self, lane: int) -> frozenset[str]:
+        """Never: nothing is held."""
+        return frozenset()

@@ -86,6 +86,10 @@ class Aggregator:
         """Complete what is past its deadline, forget what is past its grace."""
         return self._outputs(self._lane(lane).tick(self._clock()), lane)
 
+    def full(self, lane: int) -> frozenset[str]:
+        """Nothing is refused yet."""
+        return frozenset()
+
     def sizes(self) -> dict[int, Sizes]:
         """How much each open lane holds, for the gauges. Walks over all images."""
         return {lane: join.sizes() for lane, join in self._lanes.items()}

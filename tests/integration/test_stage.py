@@ -51,6 +51,9 @@ class Echo:
         self.ticks += 1
         return []
 
+    def full(self, number: int) -> frozenset[str]:
+        return frozenset()
+
     async def process(self, record: Received) -> list[Output]:
         if self.work is not None:
             await self.work(record)
