@@ -4,6 +4,7 @@ StreamWorkerError
 |-- UserError          wrong settings, a missing topic, no Java: one line, then exit code `exit_code`
 |-- OutageError        broker, object store or model away: wait with back-off, never blame a record
 |-- FatalError         this process can't go on safely: exit, the supervisor starts a new one
+|   `-- FencedError    the same: another process owns what we thought was ours
 `-- RecordFault        one record can't be done: failed outcome + dead letter, the others go on
     `-- TransientFault the same, but trying again may help: bounded retries first
 """
@@ -81,6 +82,10 @@ class OutageError(StreamWorkerError):
 
 class FatalError(StreamWorkerError):
     """Going on could break a guarantee (fenced, stuck, timed out in a commit): the process must end."""
+
+
+class FencedError(FatalError):
+    """Another process has taken over what this one thought it owned."""
 
 
 class RecordFault(StreamWorkerError):

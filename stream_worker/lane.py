@@ -6,36 +6,42 @@ records --> attempts (overlapping) --> the finished prefix, in order --> one tra
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
-from stream_worker import telemetry
+from stream_worker import metrics, telemetry
+from stream_worker.attempts import Attempts, pause
 from stream_worker.closing import end
-from stream_worker.dead_letters import dead_letter
-from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
-from stream_worker.events import utc_now
+from stream_worker.custody import Custody
+from stream_worker.errors import FatalError, FencedError, OutageError
+from stream_worker.outages import Outages
 from stream_worker.records import Group, Output, Received
-from stream_worker.retry import RetryPolicy
+from stream_worker.retry import outage_delay
 from stream_worker.settings import Settings
 from stream_worker.transaction import ProducerLostError, TransactionalProducer
 
 TICK_S = 1.0
-OUTAGE_DELAY_S = (0.2, 10.0)
-"""First and longest wait while something of ours is away."""
+CLOSE_S = 3.0
+"""Saying that a lane was closed in order, at most. Unsaid, the next owner counts a crash: a pity, no harm."""
 LOST_IN_A_ROW = 10
 """Producers lost one after the other, each with a broker that answered: no outage, and no retry mends it."""
 
 log = telemetry.get(__name__)
 
 
-def _jittered(delay: float) -> float:
-    """Half to one and a half times the delay, so that workers don't come back all at once."""
-    return delay * random.uniform(0.5, 1.5)  # noqa: S311  # no secret depends on it
+def limit(window: int, batch: int) -> int:
+    """How many records a lane holds at most, finished ones that wait for an earlier one included.
+
+    So a record that is tried again and again keeps the others of its lane from being committed, but neither them
+    nor other lanes from being worked on. At least twice the window; for a window of half a batch, just that.
+    """
+    return max(2 * window, min(batch, 4 * window))
 
 
 @dataclass(slots=True)
@@ -44,7 +50,9 @@ class Work:
 
     record: Received
     source: TopicPartition
-    attempt: asyncio.Task[list[Output]]
+    attempt: asyncio.Task[list[Output]] = field(init=False)
+    first: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when everything before it in the lane is committed."""
 
 
 class Lane:
@@ -61,83 +69,110 @@ class Lane:
         group: Group,
         settings: Settings,
         consumer: AIOKafkaConsumer,
+        attempts: Attempts,
+        outages: Outages,
         *,
         progress: Callable[[], None],
         released: Callable[[int], None],
         fatal: Callable[[FatalError], None],
     ) -> None:
+        """`released` hears how many attempts have ended, and with 0 that the lane may take records again."""
         self.number = number
         self._group = group
         self._settings = settings
         self._consumer = consumer
+        self._attempts = attempts
+        self._outages = outages
         self._progress = progress
         self._released = released
         self._fatal = fatal
         kafka = settings.kafka
-        self._sources = [TopicPartition(kafka.prefix + topic, number) for topic in group.topics]
+        self._topics = {TopicPartition(kafka.prefix + topic, number): topic for topic in group.topics}
         self._producer = TransactionalProducer(
             kafka, f"{kafka.prefix}{group.name}.{group.topics[0]}.{number}", kafka.prefix + group.name
         )
+        self._writing = asyncio.Lock()
+        self._limit = limit(group.window, settings.stage.batch)
         self._open = False
+        self._owned = False
+        self._positions: dict[TopicPartition, int] = {}
+        self._custody: dict[TopicPartition, Custody] = {}
+        self._suspicious: dict[TopicPartition, int] = {}
+        self._begun: set[TopicPartition] = set()
+        self._spoilt = False
         self._queue: deque[Work] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._delay = OUTAGE_DELAY_S[0]
+        self._waits = 0
         self._lost = 0
-        self._retry = RetryPolicy(settings.stage.retries, settings.stage.retry_delay_s)
         self._log = log.bind(lane=number)
-        consumer.pause(*self._sources)
+        consumer.pause(*self._topics)
         self._task = asyncio.create_task(self._run(), name=f"lane-{number}")
 
     # ------------------------------------------------------------------ what the runner calls
 
-    def accept(self, source: TopicPartition, topic: str, records: Iterable[Received]) -> int:
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self._queue
+
+    def full(self) -> list[TopicPartition]:
+        """The sources of which nothing more is to be polled now."""
+        if len(self._queue) > self._limit - self._group.window:
+            return list(self._topics)
+        topics = self._group.full(self.number) if self._open else frozenset()
+        return [source for source, topic in self._topics.items() if topic in topics]
+
+    def accept(self, source: TopicPartition, records: Iterable[Received]) -> int:
         """Start work on records; how many were taken (none while the gate is shut)."""
         if not self._open:
             return 0
         taken = 0
         for record in records:
-            attempt = asyncio.create_task(self._attempt(record))
-            attempt.add_done_callback(lambda _: self._wake.set())
-            self._queue.append(Work(record, source, attempt))
+            work = Work(record, source)
+            work.attempt = asyncio.create_task(self._outputs(work))
+            work.attempt.add_done_callback(self._attempted)
+            self._queue.append(work)
             taken += 1
         if taken:
+            self._queue[0].first.set()
             self._idle.clear()
         return taken
 
-    async def close(self, drain_s: float) -> None:
-        """Give the lane up: what is in hand may finish and commit within `drain_s`, the rest is left undone."""
+    async def close(self, drain_s: float, *, orderly: bool = True) -> None:
+        """Give the lane up: what is in hand may finish and commit within `drain_s`, the rest is left undone.
+
+        Not `orderly`: as if the process had died with it.
+        """
         opened, self._open = self._open, False
         if opened and drain_s > 0 and not self._task.done():
             drained = asyncio.create_task(self._idle.wait())
             await asyncio.wait({drained, self._task}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S), self._writing:
+                pass  # a transaction under way has ended
         await end(self._task)
-        await self._abandon()
+        await self._drop()
+        if orderly and self._owned:
+            await self._say_closed()
+        await self._producer.stop()
+        await self._group.close(self.number)
 
     # ------------------------------------------------------------------ its life
 
     async def _run(self) -> None:
         try:
             while True:
+                with self._outages.waiter() as hit:
+                    while not await self._taken_over(hit):
+                        await self._again()
                 try:
-                    await self._take_over()
                     await self._work()
                 except ProducerLostError as doubt:
-                    self._lost += 1
-                    if self._lost >= LOST_IN_A_ROW:
-                        raise FatalError(
-                            f"lane {self.number} can't commit, {self._lost} times in a row: {doubt}"
-                        ) from None
-                    self._log.warning("lane starts over", error=str(doubt), retry_in_s=round(self._delay, 1))
-                except OutageError as outage:
-                    self._log.warning("waiting out an outage", error=str(outage), retry_in_s=round(self._delay, 1))
-                    self._lost = 0
-                    self._progress()
-                await self._abandon()
-                await asyncio.sleep(_jittered(self._delay))
-                self._delay = min(2 * self._delay, OUTAGE_DELAY_S[1])
+                    self._doubted(doubt)
+                await self._again()
         except FatalError as error:
             self._fatal(error)
         except asyncio.CancelledError:
@@ -146,37 +181,105 @@ class Lane:
             self._log.exception("lane failed")
             self._fatal(FatalError(f"lane {self.number}: {type(error).__name__}: {error}"))
 
+    async def _taken_over(self, hit: Callable[[OutageError], None]) -> bool:
+        try:
+            await self._take_over()
+        except ProducerLostError as doubt:
+            self._doubted(doubt)
+        except OutageError as outage:
+            hit(outage)
+            self._log.warning("waiting out an outage", error=str(outage))
+            self._lost = 0
+            self._progress()
+        else:
+            return True
+        return False
+
+    def _doubted(self, doubt: ProducerLostError) -> None:
+        metrics.PRODUCERS_LOST.labels(self._group.name).inc()
+        self._lost += 1
+        if self._lost >= LOST_IN_A_ROW:
+            raise FatalError(f"lane {self.number} can't commit, {self._lost} times in a row: {doubt}")
+        self._log.warning("lane starts over", error=str(doubt))
+
+    async def _again(self) -> None:
+        """Forget everything that was not committed, and wait before the next try."""
+        await self._drop()
+        await self._producer.stop()
+        await self._group.close(self.number)
+        await pause(outage_delay(self._waits))
+        self._waits += 1
+
     async def _take_over(self) -> None:
         """Fence, then read what is committed, then restore, then open the gate: in this order."""
         await self._producer.start()
+        committed = await self._committed()
+        await self._group.open(self.number)
+        for source, (offset, metadata) in committed.items():
+            self._positions[source] = offset
+            self._custody[source] = self._inherited(source, offset, Custody.read(metadata))
+        self._begun.clear()
+        # Before the gate: dying with the first record must not look like never having had it.
+        await self._write([], self._custody)
+        self._owned = True
+        for source, offset in self._positions.items():
+            # No await between here and the gate: what getmany hands out later is from this position.
+            self._consumer.seek(source, offset)
+            self._consumer.resume(source)
+        self._open = True
+        self._released(0)
+        self._progress()
+        self._log.debug("lane open", positions={s.topic: o for s, o in self._positions.items()})
+
+    async def _committed(self) -> dict[TopicPartition, tuple[int, str]]:
+        """Where to go on, and the metadata there. Raises OutageError where the broker does not say."""
         try:
             async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
-                committed = {source: await self._consumer.committed(source) for source in self._sources}
-                unknown = [source for source, offset in committed.items() if offset is None]
+                # The consumer's own `committed` drops the metadata.
+                known = await self._consumer._coordinator.fetch_committed_offsets(list(self._topics))
+                known = {source: found for source, found in known.items() if found.offset >= 0}
+                unknown = [source for source in self._topics if source not in known]
                 first = await self._consumer.beginning_offsets(unknown) if unknown else {}
         except (KafkaError, TimeoutError) as error:
             raise OutageError(f"committed offsets can't be read: {type(error).__name__}: {error}") from error
-        await self._group.open(self.number)
-        for source, offset in committed.items():
-            # No await between here and the gate: what getmany hands out later is from this position.
-            self._consumer.seek(source, first[source] if offset is None else offset)
-            self._consumer.resume(source)
-        self._open = True
-        self._progress()
-        self._log.debug("lane open", positions={s.topic: o for s, o in committed.items()})
+        return {
+            source: (known[source].offset, known[source].metadata) if source in known else (first[source], "")
+            for source in self._topics
+        }
 
-    async def _abandon(self) -> None:
-        """Forget everything that was not committed."""
+    def _inherited(self, source: TopicPartition, offset: int, found: Custody) -> Custody:
+        if self._owned:  # we start over: nobody died
+            return found.undone() if source in self._begun else found
+        custody = found.taken_over(offset)
+        if custody.crashes > found.crashes:
+            metrics.CRASHED_TAKEOVERS.labels(self._group.name).inc()
+            self._log.warning("the owner before died", topic=source.topic, offset=offset, deaths=custody.crashes)
+        if custody.suspicious:
+            self._suspicious[source] = custody.since + self._limit
+        return custody
+
+    async def _drop(self) -> None:
+        """Forget everything that is in hand."""
         self._open = False
         assigned = self._consumer.assignment()
-        self._consumer.pause(*[source for source in self._sources if source in assigned])
+        self._consumer.pause(*[source for source in self._topics if source in assigned])
         works = list(self._queue)
         self._queue.clear()
         await asyncio.gather(*(end(work.attempt) for work in works))
-        self._released(len(works))
         self._idle.set()
-        await self._producer.stop()
-        await self._group.close(self.number)
+
+    async def _say_closed(self) -> None:
+        """Let the next owner know that nobody died here."""
+        closed = {
+            source: (custody.undone() if source in self._begun else custody).closed()
+            for source, custody in self._custody.items()
+        }
+        with suppress(ProducerLostError, OutageError, FatalError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                if self._spoilt:
+                    await self._producer.stop()
+                    await self._producer.start()
+                await self._write([], closed)
 
     # ------------------------------------------------------------------ its work
 
@@ -212,56 +315,55 @@ class Lane:
         return batch
 
     async def _commit(self, batch: list[Work], outputs: list[Output]) -> None:
-        offsets = {work.source: work.record.offset + 1 for work in batch}
-        await self._producer.write(outputs, offsets)
-        self._delay, self._lost = OUTAGE_DELAY_S[0], 0
+        moved = {work.source: work.record.offset + 1 for work in batch}
+        custody = {source: self._custody[source].moved(offset, self._limit) for source, offset in moved.items()}
+        await self._write(outputs, custody, moved)
+        self._positions |= moved
+        self._custody |= custody
+        self._begun -= moved.keys()
+        self._waits = self._lost = 0
         for _ in batch:
             self._queue.popleft()
-        self._progress()
-        if batch:
-            self._released(len(batch))
-        if not self._queue:
+        if self._queue:
+            self._queue[0].first.set()
+        else:
             self._idle.set()
+        self._progress()
+        self._released(0)
 
-    async def _attempt(self, record: Received) -> list[Output]:
-        """The outputs of one record, whatever happens: of its result, or of its failure."""
-        first_at, attempts = utc_now(), 0
-        outage_delay, longest = OUTAGE_DELAY_S
-        while True:
-            attempts += 1
+    async def _write(
+        self,
+        outputs: list[Output],
+        custody: dict[TopicPartition, Custody],
+        moved: dict[TopicPartition, int] | None = None,
+    ) -> None:
+        """One transaction: outputs, and what is to be known of the sources at their offsets."""
+        offsets = self._positions | (moved or {})
+        noted = {source: OffsetAndMetadata(offsets[source], known.written()) for source, known in custody.items()}
+        async with self._writing:
             try:
-                return await self._group.process(record)
-            except OutageError as outage:
-                self._log.warning("waiting out an outage", error=str(outage), retry_in_s=round(outage_delay, 1))
-                self._progress()
-                await asyncio.sleep(_jittered(outage_delay))
-                outage_delay = min(2 * outage_delay, longest)
-                attempts -= 1
-                continue
-            except TransientFault as fault:
-                final: RecordFault = fault
-                delay = self._retry.delay(fault.reason, attempts)
-                if delay is not None:
-                    self._log.warning(
-                        "attempt failed", reason=fault.reason.value, error=fault.message, retry_in_s=round(delay, 2)
-                    )
-                    await asyncio.sleep(_jittered(delay))
-                    continue
-            except RecordFault as fault:
-                final = fault
-            except FatalError as error:
-                self._fatal(error)
-                raise asyncio.CancelledError from None
-            except Exception as error:  # noqa: BLE001  # a bug of ours on this record must not stop the others
-                self._log.exception("processing failed", topic=record.topic, offset=record.offset)
-                final = RecordFault(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            self._log.warning(
-                "record failed",
-                topic=record.topic,
-                offset=record.offset,
-                reason=final.reason.value,
-                error=final.message,
-                attempts=attempts,
-            )
-            letter = dead_letter(record, final, self._group.name, attempts, first_at, utc_now())
-            return [*self._group.failed(record, final), letter]
+                await self._producer.write(outputs, noted)
+            except FencedError:
+                raise
+            except FatalError:
+                self._spoilt = True
+                raise
+
+    def _attempted(self, attempt: asyncio.Task[list[Output]]) -> None:
+        self._wake.set()
+        self._released(1)
+
+    async def _outputs(self, work: Work) -> list[Output]:
+        """The outputs of a record, tried beside others or, where workers have died around it, alone."""
+        source = work.source
+        if work.record.offset >= self._suspicious.get(source, 0):
+            return await self._attempts.outputs(work.record)
+        await work.first.wait()
+        before = self._custody[source]
+        if before.alone >= self._settings.stage.worker_crashes:
+            return self._attempts.crashed(work.record, before.alone)
+        begun = before.begun()
+        await self._write([], {source: begun})
+        self._custody[source] = begun
+        self._begun.add(source)
+        return await self._attempts.outputs(work.record, alone=True)

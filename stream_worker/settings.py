@@ -43,6 +43,9 @@ class Kafka(Section):
     replication_factor: int = Field(1, ge=1, le=9, description="replicas of a topic that we create; 3 in production")
     session_timeout_ms: int = Field(45_000, ge=1_000, le=300_000, description="a silent worker is dead after this")
     rebalance_timeout_ms: int = Field(60_000, ge=5_000, le=600_000, description="time for every worker to drain")
+    max_poll_interval_ms: int = Field(
+        300_000, ge=2_000, le=3_600_000, description="a worker that has stopped polling leaves its group after this"
+    )
     request_timeout_ms: int = Field(20_000, ge=1_000, le=300_000, description="a broker's answer, at most")
     transaction_timeout_ms: int = Field(60_000, ge=5_000, le=900_000, description="an open transaction, at most")
     max_event_bytes: int = Field(1_000_000, ge=10_000, description="largest event we write (topic: max.message.bytes)")
@@ -122,8 +125,12 @@ class Stage(Section):
     drain_s: float = Field(10.0, ge=0, description="work in hand may finish this long when a lane is given up")
     retries: int = Field(3, ge=0, le=100, description="further attempts at a record with a transient fault")
     retry_delay_s: float = Field(0.5, gt=0, description="before the first further attempt; then doubled")
+    retry_deadline_s: float = Field(120.0, gt=0, description="no further attempt begins later than this, outages apart")
+    worker_crashes: int = Field(
+        3, ge=1, le=100, description="workers that may die with one record alone in work; then it is given up"
+    )
     watchdog_s: float = Field(300.0, gt=0, description="no progress for this long, with work waiting, ends the process")
-    batch: int = Field(200, ge=1, le=10_000, description="most records in one transaction")
+    batch: int = Field(200, ge=2, le=10_000, description="most records in one transaction")
 
 
 class Local(Section):

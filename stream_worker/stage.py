@@ -18,9 +18,11 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaConnectionError, KafkaError, RecordTooLargeError
 
 from stream_worker import telemetry, topics
+from stream_worker.attempts import Attempts
 from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.lane import Lane
+from stream_worker.outages import Outages
 from stream_worker.records import Group, Received
 from stream_worker.settings import Settings
 from stream_worker.topics import HEADROOM_BYTES
@@ -29,9 +31,10 @@ from stream_worker.transaction import require_compiled_client
 POLL_MS = 200
 FETCH_WAIT_MS = 100
 """A fetch under way delays the first fetch of a lane that has just been opened by this much, at most."""
+ROOM_S = 1.0
+"""Without room for a record: when to look again, if nobody says that there is some. Less than any poll interval."""
 STOP_S = 10.0
 LEAVE_S = 3.0
-NEVER_MS = 7 * 24 * 3600 * 1000
 
 log = telemetry.get(__name__)
 
@@ -54,10 +57,13 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         self._ready: Callable[[], None] | None = ready
         self._logical = {settings.kafka.prefix + topic: topic for topic in group.topics}
         self._lanes: dict[int, Lane] = {}
+        self._outages = Outages()
+        self._attempts = Attempts(group, settings.stage, self._outages, progress=self._progress, fatal=self._end)
         self._capacity = group.window
         self._released = asyncio.Event()
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
+        self._stuck = False
         self._progress_at = time.monotonic()
         self._consumer: AIOKafkaConsumer
 
@@ -114,8 +120,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             heartbeat_interval_ms=max(500, min(3000, kafka.session_timeout_ms // 5)),
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,
             request_timeout_ms=max(kafka.request_timeout_ms, kafka.session_timeout_ms + 5000),
-            # Work may take as long as it takes: what must not last is a lack of progress, and `_watch` sees that.
-            max_poll_interval_ms=NEVER_MS,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             # A record larger than this would be skipped by aiokafka with an error.
             max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),
@@ -132,11 +137,11 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             while not self._stopping.is_set():
-                if self._capacity <= 0:
-                    self._released.clear()
-                    await self._released.wait()
+                sources = self._pollable()
+                if self._capacity <= 0 or sources == set():
+                    await self._wait_for_room()
                     continue
-                polling = asyncio.create_task(self._poll_once(), name="poll")
+                polling = asyncio.create_task(self._poll_once(sources), name="poll")
                 # getmany waits for a rebalance without a limit of its own, and we may be told to stop meanwhile.
                 await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not polling.done():
@@ -146,8 +151,23 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         finally:
             stopping.cancel()
 
-    async def _poll_once(self) -> None:
-        received = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._capacity)
+    def _pollable(self) -> set[TopicPartition] | None:
+        """The sources to poll, None where no lane is full: aiokafka then also hands out what comes meanwhile."""
+        full = {source for lane in self._lanes.values() for source in lane.full()}
+        return self._consumer.assignment() - full if full else None
+
+    async def _wait_for_room(self) -> None:
+        """Wait until a record may be taken again. Work may take as long as it takes, and this worker is alive."""
+        self._released.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_S):
+                await self._released.wait()
+        # What aiokafka judges by; a poll of no partition at all is not to be had.
+        with self._consumer._subscription.fetch_context():
+            pass
+
+    async def _poll_once(self, sources: set[TopicPartition] | None) -> None:
+        received = await self._consumer.getmany(*(sources or ()), timeout_ms=POLL_MS, max_records=self._capacity)
         # No await from here to the lanes: a gate that opens meanwhile could let stale records through.
         for source, records in received.items():
             self._hand_over(source, records)
@@ -167,7 +187,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         if lane is None:
             return
         topic = self._logical[source.topic]
-        taken = lane.accept(source, topic, (_received(topic, record) for record in records))
+        taken = lane.accept(source, (_received(topic, record) for record in records))
         self._capacity -= taken
         if taken:
             self._progress()
@@ -189,7 +209,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         drain_s = 0.0 if self._fatal else self._settings.stage.drain_s
         try:
             async with asyncio.timeout(drain_s + STOP_S):
-                await self._close_lanes(drain_s)
+                await self._close_lanes(drain_s, orderly=not self._stuck)
         except TimeoutError:
             self._end(FatalError("giving the lanes up took too long"))
         if not await close_within(LEAVE_S, self._consumer.stop()):
@@ -216,6 +236,8 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
                 self._group,
                 self._settings,
                 self._consumer,
+                self._attempts,
+                self._outages,
                 progress=self._progress,
                 released=self._release,
                 fatal=self._end,
@@ -226,10 +248,11 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             self._ready()
             self._ready = None
 
-    async def _close_lanes(self, drain_s: float) -> None:
+    async def _close_lanes(self, drain_s: float, *, orderly: bool = True) -> None:
         lanes, self._lanes = self._lanes, {}
         if lanes:
-            results = await asyncio.gather(*(lane.close(drain_s) for lane in lanes.values()), return_exceptions=True)
+            closing = (lane.close(drain_s, orderly=orderly) for lane in lanes.values())
+            results = await asyncio.gather(*closing, return_exceptions=True)
             for result in results:
                 if isinstance(result, Exception):
                     self._end(FatalError(f"a lane did not close: {type(result).__name__}: {result}"))
@@ -250,15 +273,17 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             for task in asyncio.all_tasks():
                 task.print_stack(limit=3, file=sys.stderr)
+            self._stuck = True
             self._end(FatalError(f"no progress for {still:.0f} s while work waits"))
             return
 
     async def _work_waits(self) -> bool:
-        if self._capacity < self._group.window:
+        if not all(lane.idle for lane in self._lanes.values()):
             return True
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
-                ends = await self._consumer.end_offsets(self._consumer.assignment())
+                sources = self._pollable()
+                ends = await self._consumer.end_offsets(self._consumer.assignment() if sources is None else sources)
                 positions = {source: await self._consumer.position(source) for source in ends}
             return any(end > positions[source] for source, end in ends.items())
         return False  # the broker is away: that is an outage, not our standstill

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import OffsetAndMetadata
 
 from stream_worker import telemetry
 from stream_worker.closing import close_within
-from stream_worker.errors import FatalError, OutageError
+from stream_worker.errors import FatalError, FencedError, OutageError
 from stream_worker.records import Output
 from stream_worker.settings import Kafka
 from stream_worker.topics import HEADROOM_BYTES
@@ -75,11 +76,11 @@ class TransactionalProducer:
         if producer is not None:
             await _stop(producer)
 
-    async def write(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
+    async def write(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """One transaction: the outputs, and the offsets to go on from. Returns when it is committed.
 
         Raises ProducerLostError where it may or may not have been, or has not been within the transaction's time
-        limit, and FatalError where another process owns the lane.
+        limit, FencedError where another process owns the lane, and FatalError where a topic takes no event this large.
         """
         producer = self._producer
         if producer is None:
@@ -106,7 +107,7 @@ class TransactionalProducer:
         except TimeoutError:
             raise ProducerLostError("the transaction did not end in time") from None
         except ProducerFenced:
-            raise FatalError(f"{self._id} is owned by another process now") from None
+            raise FencedError(f"{self._id} is owned by another process now") from None
         except MessageSizeTooLargeError as error:
             # Doing the work again would give the same: somebody must mend the topic.
             raise FatalError(f"a topic takes no event this large, raise its max.message.bytes: {error}") from None

@@ -7,13 +7,13 @@ import fcntl
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stream_worker import topics
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import started
-from stream_worker.settings import Settings
+from stream_worker.settings import ENV_PREFIX, Settings
 from stream_worker.supervisor import Supervisor, Worker
 
 READY_S = 60.0
@@ -82,7 +82,8 @@ def _alone(data_dir: Path) -> Iterator[Path]:
 def plan(settings: Settings, cards: list[str]) -> list[Worker]:
     """Which workers to start: a detector and a reconstructor per GPU, or as many as `up` says, and aggregators.
 
-    Several workers share the cards in turn. `cards` are GPU UUIDs; none means CPU.
+    Several workers share the cards in turn. `cards` are GPU UUIDs; none means CPU. Where `metrics.port` is set, the
+    workers' own ports count on from it, in the order of this plan.
     """
     per_card = max(1, len(cards))
     counts = {
@@ -91,7 +92,7 @@ def plan(settings: Settings, cards: list[str]) -> list[Worker]:
         "aggregator": settings.up.aggregators,
     }
     commands = {"detector": "detect", "reconstructor": "reconstruct", "aggregator": "aggregate"}
-    return [
+    workers = [
         Worker(
             name=f"{group}-{number}",
             command=[commands[group], "--name", f"{group}-{number}"],
@@ -99,6 +100,12 @@ def plan(settings: Settings, cards: list[str]) -> list[Worker]:
         )
         for group, count in counts.items()
         for number in range(count)
+    ]
+    if settings.metrics.port is None:
+        return workers
+    return [
+        replace(worker, env={**worker.env, f"{ENV_PREFIX}METRICS__PORT": str(settings.metrics.port + place)})
+        for place, worker in enumerate(workers)
     ]
 
 

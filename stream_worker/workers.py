@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 
-from stream_worker import telemetry
+from stream_worker import metrics, telemetry
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.readiness import notify
 from stream_worker.records import Group
@@ -48,6 +48,8 @@ def work(group: str, settings: Settings, name: str | None) -> Exit:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
+        if settings.metrics.port is not None:
+            metrics.serve(settings.metrics.port, settings.metrics.host)
         asyncio.run(_work(group, settings, name))
     except UserError as error:
         log.error("can't start", error=str(error))

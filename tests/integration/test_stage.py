@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
 from stream_worker import lane, topics
+from stream_worker.custody import Custody
 from stream_worker.dead_letters import PREFIX
 from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
 from stream_worker.records import Output, Received
@@ -113,6 +115,13 @@ async def read(settings: Settings, topic: str, count: int, within_s: float = 30)
     return got
 
 
+async def stage_open(stage: Stage, number: int) -> None:
+    """Wait until a lane of a stage has opened its gate."""
+    async with asyncio.timeout(30):
+        while not (number in stage._lanes and stage._lanes[number]._open):  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.05)
+
+
 def values_of(count: int) -> list[bytes]:
     return [f"photo-{number}".encode() for number in range(count)]
 
@@ -190,6 +199,69 @@ async def test_a_transient_fault_is_tried_again(settings: Settings) -> None:
     assert seen == {b"photo-0": 3, b"photo-1": 4, b"photo-2": 1}
 
 
+async def test_while_a_record_is_tried_again_the_others_go_on(settings: Settings) -> None:
+    """Also those behind it in its own lane: far more of them than are worked on at once. Only their commit waits."""
+    others = asyncio.Event()
+    done: set[bytes | None] = set()
+
+    async def work(record: Received) -> None:
+        if record.value == b"photo-0":
+            if not others.is_set():
+                raise TransientFault(Reason.FETCH_TIMEOUT, "slow")
+            return
+        done.add(record.value)
+        if len(done) == 3 * Echo.window:
+            others.set()
+
+    await send(settings, [value for number in range(30) for value in (f"photo-{number}".encode(), b"", b"")])
+    patient = settings.model_copy(update={"stage": StageSettings(retries=100, retry_delay_s=0.2)})
+    async with running(Echo(work), patient):
+        await asyncio.wait_for(others.wait(), 30)
+        got = await read(patient, topics.COMPLETED, 90)
+    assert Counter(r.value for r in got if r.value) == Counter(values_of(30))
+
+
+async def test_a_record_is_given_up_at_its_deadline(settings: Settings) -> None:
+    async def flaky(record: Received) -> None:
+        raise TransientFault(Reason.FETCH_TIMEOUT, "slow")
+
+    await send(settings, [b"photo"])
+    hasty = settings.model_copy(
+        update={"stage": StageSettings(retries=100, retry_delay_s=0.3, retry_deadline_s=1.0, drain_s=2)}
+    )
+    async with running(Echo(flaky), hasty):
+        (got,) = await read(hasty, topics.COMPLETED, 1)
+        (letter,) = await read(hasty, topics.DEAD_LETTERS, 1)
+    assert got.value == b"failed:fetch_timeout"
+    headers = dict(letter.headers)
+    assert 2 <= int(headers[PREFIX + "attempts"]) <= 10
+    assert headers[PREFIX + "first_at"] < headers[PREFIX + "last_at"]
+
+
+async def test_a_lane_that_holds_too_much_is_given_no_more_until_it_has_room(settings: Settings) -> None:
+    class Filling(Echo):
+        taken = 0
+        room = False
+
+        def full(self, number: int) -> frozenset[str]:
+            return frozenset() if self.room or self.taken < 5 else frozenset(self.topics)
+
+        async def process(self, record: Received) -> list[Output]:
+            self.taken += 1
+            return await super().process(record)
+
+    group = Filling()
+    await send(settings, values_of(150))
+    async with running(group, settings):
+        await read(settings, topics.COMPLETED, 5)
+        await asyncio.sleep(2)  # ten polls
+        taken = group.taken
+        group.room = True
+        got = await read(settings, topics.COMPLETED, 150)
+    assert taken <= 5 + PARTITIONS * group.window, "the lanes went on taking records"
+    assert Counter(record.value for record in got) == Counter(values_of(150))
+
+
 async def test_an_outage_is_waited_out_and_never_dead_lettered(settings: Settings) -> None:
     attempts = 0
 
@@ -231,6 +303,54 @@ async def test_two_members_share_and_a_leaver_hands_over(settings: Settings) -> 
     assert Counter(r.value for r in got) == Counter(
         [*values_of(20), *(f"more-{n}".encode() for n in range(40)), b"last"]
     )
+
+
+async def test_an_owner_that_died_is_known_and_one_that_left_is_not(settings: Settings) -> None:
+    """By the metadata of the committed offset: what makes attempts survive the process that made them."""
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+
+    async def found() -> Custody:
+        async with topics.admin(settings.kafka) as admin:
+            offsets = await admin.list_consumer_group_offsets(settings.kafka.prefix + "echo")
+        return Custody.read(offsets[source].metadata)
+
+    for _ in range(2):
+        async with running(Echo(), settings) as stage:
+            await stage_open(stage, 0)
+            assert await found() == Custody(is_open=True)
+        assert await found() == Custody()
+    for deaths in (0, 1, 2):
+        stage = Stage(Echo(), settings)
+        task = asyncio.create_task(stage.run())
+        await stage_open(stage, 0)
+        assert (await found()).crashes == deaths
+        stage._stuck = True  # it ends as one that can't say goodbye
+        stage.stop()
+        await asyncio.wait_for(task, 30)
+
+
+async def test_a_record_that_was_alone_when_its_workers_died_is_given_up(settings: Settings) -> None:
+    """The metadata says so; that real deaths lead to it is tested in tests/faults."""
+    tried: Counter[bytes | None] = Counter()
+
+    async def work(record: Received) -> None:
+        tried[record.value] += 1
+
+    await send(settings, values_of(9))
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+    culprit = Custody(is_open=True, crashes=4, since=0, alone=settings.stage.worker_crashes)
+    producer = TransactionalProducer(settings.kafka, "another", settings.kafka.prefix + "echo")
+    await producer.start()
+    await producer.write([], {source: OffsetAndMetadata(0, culprit.written())})
+    await producer.stop()
+    async with running(Echo(work), settings):
+        got = await read(settings, topics.COMPLETED, 9)
+        (letter,) = await read(settings, topics.DEAD_LETTERS, 1)
+    assert {r.value for r in got} == {*values_of(9)} - {b"photo-0"} | {b"failed:worker_crashed"}
+    assert tried == Counter(value for value in values_of(9) if value != b"photo-0")
+    headers = dict(letter.headers)
+    assert (letter.value, headers[PREFIX + "attempts"]) == (b"photo-0", b"3")
+    assert headers[PREFIX + "reason"] == b"worker_crashed"
 
 
 async def test_a_new_owner_of_the_id_fences_the_old_one(settings: Settings) -> None:
@@ -286,7 +406,7 @@ async def test_records_that_come_before_the_gate_is_open_are_not_taken(settings:
     early = Received(topics.IMAGES, 0, 0, 0, b"early", b"early")
     source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
     async with running(group, settings) as stage:
-        assert stage._lanes[0].accept(source, topics.IMAGES, [early]) == 0
+        assert stage._lanes[0].accept(source, [early]) == 0
         release.set()
         await send(settings, [b"photo"])
         got = await read(settings, topics.COMPLETED, 1)
@@ -304,6 +424,22 @@ async def test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset
     async with running(Echo(), settings):
         got = await read(settings, topics.COMPLETED, 1)
     assert [record.value for record in got] == [b"photo"]
+
+
+async def test_a_topic_that_takes_no_event_blames_no_record(settings: Settings) -> None:
+    """However often its worker ends over it: somebody must mend the topic."""
+
+    class Huge(Echo):
+        async def process(self, record: Received) -> list[Output]:
+            return [Output(topics.COMPLETED, record.key, b"x" * 2_000_000)]
+
+    await send(settings, [b"photo"])
+    for _ in range(3):
+        with pytest.raises(FatalError, match=r"max\.message\.bytes"):
+            await asyncio.wait_for(Stage(Huge(), settings).run(), 30)
+    async with topics.admin(settings.kafka) as admin:
+        offsets = await admin.list_consumer_group_offsets(settings.kafka.prefix + "echo")
+    assert {Custody.read(found.metadata).crashes for found in offsets.values()} == {0}
 
 
 async def test_a_lane_that_never_commits_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
