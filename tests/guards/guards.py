@@ -1,0 +1,101 @@
+"""The guards: where each one is in the code, what the code looks like without it, and which tests should notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Text of a file, which stands there once, and what takes its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Something that must not be missing."""
+
+    name: str
+    why: str
+    cuts: tuple[Cut, ...]
+    tests: tuple[str, ...]
+
+
+TRANSACTION = "stream_worker/transaction.py"
+LANE = "stream_worker/lane.py"
+STAGE_TESTS = "tests/integration/test_stage.py"
+
+GUARDS = (
+    Guard(
+        "the await of the send futures",
+        "a produce that fails unawaited is lost, while its transaction and the offsets commit",
+        (Cut(TRANSACTION, "                await asyncio.gather(*sent)\n", ""),),
+        (f"{STAGE_TESTS}::test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset",),
+    ),
+    Guard(
+        "the gate",
+        "records that were fetched before the former owner was fenced are not to be worked on",
+        (Cut(LANE, "        if not self._open:\n            return 0\n", ""),),
+        (f"{STAGE_TESTS}::test_records_that_come_before_the_gate_is_open_are_not_taken",),
+    ),
+    Guard(
+        "the transactional id of each partition",
+        "who starts a producer with a lane's id fences the former owner, and ends its transaction",
+        (
+            Cut(
+                LANE,
+                'f"{kafka.prefix}{group.name}.{group.topics[0]}.{number}"',
+                'f"{kafka.prefix}{group.name}.{id(self)}"',
+            ),
+        ),
+        (
+            f"{STAGE_TESTS}::test_a_new_owner_of_the_id_fences_the_old_one",
+            f"{STAGE_TESTS}::test_nothing_of_an_unfinished_transaction_is_seen",
+        ),
+    ),
+    Guard(
+        "the offsets in the transaction",
+        "outputs and the place to go on from are committed together, or not at all",
+        (
+            Cut(
+                TRANSACTION,
+                "                    await producer.send_offsets_to_transaction(dict(offsets), self._group)\n",
+                "                    pass\n",
+            ),
+        ),
+        (f"{STAGE_TESTS}::test_a_restart_goes_on_where_the_offsets_are",),
+    ),
+    Guard(
+        "the seek to the committed offsets",
+        "after a lost producer the records in hand are done again, though the consumer's position is past them",
+        (Cut(LANE, "            self._consumer.seek(source, offset)\n", ""),),
+        (f"{STAGE_TESTS}::test_what_a_lost_producer_did_not_commit_is_done_again",),
+    ),
+    Guard(
+        "the mark of an owner",
+        "an owner that dies with its first record must not look like one that never had it",
+        (Cut(LANE, "        await self._write([], self._custody)\n        self._owned", "        self._owned"),),
+        (f"{STAGE_TESTS}::test_an_owner_that_died_is_known_and_one_that_left_is_not",),
+    ),
+    Guard(
+        "the child's clock",
+        "a model that hangs is killed at its deadline, though it says nothing",
+        (Cut("stream_worker/models/host.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(None)"),),
+        ("tests/integration/test_model_host.py", "-k", "hang_is_killed_at_its_deadline", "--timeout=60"),
+    ),
+    Guard(
+        "the sha256 of a blob that is read",
+        "bytes that are not what was referenced are never worked on",
+        (
+            Cut(
+                "stream_worker/store/blobs.py",
+                " or hashlib.sha256(data).hexdigest() != ref.sha256",
+                "",
+            ),
+        ),
+        ("tests/integration/test_store.py", "-k", "never_handed_out"),
+    ),
+)
