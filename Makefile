@@ -27,8 +27,11 @@ demo: setup ## photos in, 3D objects out: the whole service on a private Kafka (
 test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
 	$(BIN)/python -m pytest $(ARGS)
 
-faults: setup ## the long fault run: hours (SEED=n for one seed, IMAGES=n for fewer photos)
-	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES))
+faults: setup ## the long fault run, about an hour (SEED=n for one seed, IMAGES=n for fewer photos, SHORT=1 for a few minutes)
+	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SHORT),--short)
+
+guards: setup ## take out each guard of the guarantees, and see its tests fail: half an hour
+	$(BIN)/python -m tests.guards.run $(GUARD)
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ GUARDS = (
         "the await of the send futures",
         "a produce that fails unawaited is lost, while its transaction and the offsets commit",
         (Cut(TRANSACTION, "                await asyncio.gather(*sent)\n", ""),),
-        (f"{STAGE_TESTS}::test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset",),
+        (f"{STAGE_TESTS}::test_an_output_that_the_broker_refuses_moves_no_offset_and_blames_no_record",),
     ),
     Guard(
         "the gate",

@@ -85,7 +85,7 @@ def _page(rows: list[str]) -> str:
             "# Without each guard, what fails",
             "",
             f"`make guards`, {datetime.now(UTC):%Y-%m-%d}: each guard is taken out of a copy of the code as "
-            "[guards.py](guards.py) says, and the tests that should notice are run. With all guards in, they pass (`make test`).",
+            "[guards.py](guards.py) says, and the tests that should notice are run. With all guards in, they pass.",
             "",
             "| guard | what it is for | tests that fail without it |",
             "|---|---|---|",

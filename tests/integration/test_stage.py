@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
@@ -426,20 +427,27 @@ async def test_an_output_that_no_topic_takes_ends_the_worker_and_moves_no_offset
     assert [record.value for record in got] == [b"photo"]
 
 
-async def test_a_topic_that_takes_no_event_blames_no_record(settings: Settings) -> None:
-    """However often its worker ends over it: somebody must mend the topic."""
+async def test_an_output_that_the_broker_refuses_moves_no_offset_and_blames_no_record(settings: Settings) -> None:
+    """However often its worker ends over it: somebody must mend the topic. The refusal comes after the send."""
 
-    class Huge(Echo):
+    class Large(Echo):
         async def process(self, record: Received) -> list[Output]:
-            return [Output(topics.COMPLETED, record.key, b"x" * 2_000_000)]
+            return [Output(topics.COMPLETED, record.key, b"x" * 100_000)]
 
+    small = {"max.message.bytes": "50000"}
+    completed = ConfigResource(ConfigResourceType.TOPIC, settings.kafka.prefix + topics.COMPLETED, configs=small)
+    async with topics.admin(settings.kafka) as admin:
+        await admin.alter_configs([completed])
     await send(settings, [b"photo"])
     for _ in range(3):
         with pytest.raises(FatalError, match=r"max\.message\.bytes"):
-            await asyncio.wait_for(Stage(Huge(), settings).run(), 30)
+            await asyncio.wait_for(Stage(Large(), settings).run(), 30)
     async with topics.admin(settings.kafka) as admin:
         offsets = await admin.list_consumer_group_offsets(settings.kafka.prefix + "echo")
     assert {Custody.read(found.metadata).crashes for found in offsets.values()} == {0}
+    async with running(Echo(), settings):
+        got = await read(settings, topics.COMPLETED, 1)
+    assert [record.value for record in got] == [b"photo"]
 
 
 async def test_a_lane_that_never_commits_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
