@@ -27,7 +27,7 @@ from stream_worker.settings import Settings
 from stream_worker.transaction import ProducerLostError, TransactionalProducer
 
 TICK_S = 1.0
-CLOSE_S = 3.0
+CLOSE_S = 2.0
 """Saying that a lane was closed in order, at most. Unsaid, the next owner counts a crash: a pity, no harm."""
 LOST_IN_A_ROW = 10
 """Producers lost one after the other, each with a broker that answered: no outage, and no retry mends it."""

@@ -33,7 +33,7 @@ FETCH_WAIT_MS = 100
 """A fetch under way delays the first fetch of a lane that has just been opened by this much, at most."""
 ROOM_S = 1.0
 """Without room for a record: when to look again, if nobody says that there is some. Less than any poll interval."""
-STOP_S = 10.0
+STOP_S = 15.0
 LEAVE_S = 3.0
 
 log = telemetry.get(__name__)

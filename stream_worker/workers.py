@@ -17,7 +17,7 @@ from stream_worker.records import Group
 from stream_worker.settings import Settings
 from stream_worker.stage import Stage
 
-DIE_S = 20.0
+DIE_S = 25.0
 """A worker that must end, and does not within this time, ends without a word to anybody."""
 
 log = telemetry.get(__name__)
