@@ -29,6 +29,10 @@ CONFIG = {
     # The nodes talk to each other by a listener of their own: a proxy that clients are sent to is not in their way.
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,NODES:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "NODES",
+    # Nodes that share two busy cores answer late now and then: that alone must depose nobody.
+    "controller.quorum.fetch.timeout.ms": "5000",
+    "controller.quorum.election.timeout.ms": "3000",
+    "broker.session.timeout.ms": "6000",
 }
 
 
@@ -39,6 +43,7 @@ class Node(LocalKafka):
         super().__init__(folder, port, heap_mb=HEAP_MB, config=config, cluster_id=cluster_id)
         self.number = number
         self.port = port
+        self.advertised_port: int | None = None
         self._paused = False
 
     @property
@@ -68,6 +73,7 @@ class Node(LocalKafka):
 
     def advertise(self, port: int) -> None:
         """From the next start on, send clients to this port: that of a proxy before the node."""
+        self.advertised_port = port
         self._config["advertised.listeners"] = (
             f"PLAINTEXT://{HOST}:{port},{self._config['listeners'].split(',')[1]}"  # the nodes' own stays
         )
@@ -122,6 +128,8 @@ class KafkaCluster:
 
     async def start(self) -> None:
         """Start the nodes that don't run, and return when the cluster is whole and has its internal topics."""
+        for node in self.nodes:
+            node.resume()
         try:
             await asyncio.gather(*(node.start(START_S) for node in self.nodes if not node.running))
             async with asyncio.timeout(START_S):
