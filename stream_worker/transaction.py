@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
@@ -39,8 +39,12 @@ class TransactionalProducer:
 
     aiokafka has no KIP-447 fencing, so ownership of a partition is ownership of this id: `start` makes the
     broker finish or abort whatever a former owner left, and fences it. Every error of a produce or a
-    transaction call means ProducerLostError: aiokafka's state is not to be trusted after one, and a late EndTxn
-    (KAFKA-17754) could end the next transaction of the same producer.
+    transaction call means ProducerLostError: aiokafka's state is not to be trusted after one.
+
+    aiokafka asks again by itself where a request got no answer (its time was over, its connection broke), and
+    the first request may still be under way: a late EndTxn would end the next transaction of the same epoch half
+    done (KAFKA-17754), late offsets would take the group back. So a transaction that came through with such a
+    request is the producer's last: the next one has a new epoch, and the broker refuses what is late.
     """
 
     def __init__(self, kafka: Kafka, transactional_id: str, group_id: str) -> None:
@@ -48,6 +52,7 @@ class TransactionalProducer:
         self._id = transactional_id
         self._group = group_id
         self._producer: AIOKafkaProducer | None = None
+        self._unanswered = 0
 
     async def start(self) -> None:
         """Become the owner. Raises OutageError where the broker does not answer in time."""
@@ -59,6 +64,7 @@ class TransactionalProducer:
             max_batch_size=BATCH_BYTES,
             max_request_size=self._kafka.max_event_bytes + HEADROOM_BYTES,
         )
+        self._watch(producer)
         try:
             async with asyncio.timeout(2 * self._kafka.request_timeout_ms / 1000):
                 await producer.start()
@@ -102,7 +108,6 @@ class TransactionalProducer:
                 await asyncio.gather(*sent)
                 if offsets:
                     await producer.send_offsets_to_transaction(dict(offsets), self._group)
-                started = time.monotonic()
                 await producer.commit_transaction()
         except TimeoutError:
             raise ProducerLostError("the transaction did not end in time") from None
@@ -113,12 +118,28 @@ class TransactionalProducer:
             raise FatalError(f"a topic takes no event this large, raise its max.message.bytes: {error}") from None
         except Exception as error:  # aiokafka raises AssertionError and KeyError here too
             raise ProducerLostError(f"{type(error).__name__}: {error}") from error
-        took = time.monotonic() - started
-        if took * 1000 > self._kafka.request_timeout_ms:
-            # The commit was sent twice: the first request may still arrive and end the next transaction.
-            log.warning("slow commit, new producer", transactional_id=self._id, seconds=round(took, 3))
+        if self._doubtful():
+            log.warning("new producer after unanswered requests", transactional_id=self._id, requests=self._unanswered)
             await self.stop()
             await self.start()
+
+    def _doubtful(self) -> bool:
+        """Whether a request of this producer may still be on its way to the broker."""
+        return self._unanswered > 0
+
+    def _watch(self, producer: AIOKafkaProducer) -> None:
+        """Count the requests that get no answer: aiokafka only logs them."""
+        self._unanswered = 0
+        send = producer.client.send
+
+        async def watched(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await send(*args, **kwargs)
+            except BaseException:
+                self._unanswered += 1
+                raise
+
+        producer.client.send = watched
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -39,11 +39,17 @@ def _tell(message: str) -> None:
     structlog.get_logger("local_kafka").info(message)
 
 
+def new_cluster_id() -> str:
+    """What Kafka takes for a cluster's id: 16 random bytes."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
 class LocalKafka:
     """One broker of a data folder.
 
     `port`: of the broker; None: a free one, kept for every later start of this object.
-    `config`: Kafka's own settings, over ours. `progress` hears what takes long (the first fetch).
+    `config`: Kafka's own settings, over ours. `cluster_id`: of the cluster that this node is formatted for; None:
+    one of its own. `progress` hears what takes long (the first fetch).
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class LocalKafka:
         *,
         heap_mb: int = 512,
         config: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
         environ: Mapping[str, str] = os.environ,
         progress: Callable[[str], None] = _tell,
     ) -> None:
@@ -61,6 +68,7 @@ class LocalKafka:
         self._port: int | None = port
         self._heap_mb = heap_mb
         self._config = dict(config or {})
+        self._cluster_id = cluster_id or new_cluster_id()
         self._environ = environ
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
@@ -168,10 +176,11 @@ class LocalKafka:
         fresh = self.data_dir / "log.new"
         shutil.rmtree(fresh, ignore_errors=True)  # of a start that was killed here
         self._write_config("format.properties", 9092, log_dirs=fresh.name)  # the ports are not kept
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = self._command(java, classpath, "kafka.tools.StorageTool", "format")
         process = await asyncio.create_subprocess_exec(
-            *tied([*command, f"--cluster-id={cluster}", "--config=format.properties"]),  # an id may begin with "-"
+            *tied(
+                [*command, f"--cluster-id={self._cluster_id}", "--config=format.properties"]
+            ),  # an id may begin with "-"
             cwd=self.data_dir,
             env=dict(self._environ),
             stdin=asyncio.subprocess.DEVNULL,
