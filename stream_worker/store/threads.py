@@ -6,11 +6,25 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_Job = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
+
+
+class _Job:
+    """A call that waits for a thread. One that is given up lets go of its bytes at once: the queue may be stuck."""
+
+    __slots__ = ("call", "future")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call: Callable[[], Any] | None = call
+        self.future: Future[Any] = Future()
+        self.future.add_done_callback(self._forget)
+
+    def _forget(self, _: Future[Any]) -> None:
+        self.call = None
 
 
 class Threads:
@@ -26,7 +40,7 @@ class Threads:
         self._name = name
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._started = 0
-        self._idle = 0
+        self._unfinished = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -34,13 +48,15 @@ class Threads:
         """What `work` returns or raises. A cancelled call that waits for a thread is never begun."""
         if self._closed:
             raise RuntimeError(f"the {self._name} threads are closed")
-        future: Future[T] = Future()
-        self._jobs.put((future, work, arguments))
+        job = _Job(partial(work, *arguments))
+        self._jobs.put(job)
         with self._lock:
-            if self._started < self._count and self._idle < self._jobs.qsize():
+            self._unfinished += 1
+            if self._started < min(self._count, self._unfinished):
                 self._started += 1
                 threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
-        return await asyncio.wrap_future(future)
+        result: T = await asyncio.wrap_future(job.future)
+        return result
 
     def close(self) -> None:
         """Cancel what waits, and let the threads end when they can. None is waited for."""
@@ -51,25 +67,17 @@ class Threads:
             except Empty:
                 break
             if job is not None:
-                job[0].cancel()
+                job.future.cancel()
         for _ in range(self._count):
             self._jobs.put(None)
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            job = self._jobs.get()
-            with self._lock:
-                self._idle -= 1
-            if job is None:
-                return
-            future, work, arguments = job
-            if future.set_running_or_notify_cancel():
+        while (job := self._jobs.get()) is not None:
+            if job.future.set_running_or_notify_cancel() and job.call is not None:
                 try:
-                    result = work(*arguments)
+                    job.future.set_result(job.call())
                 except BaseException as error:  # noqa: BLE001  # it is the caller's, whatever it is
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-            del job, future, work, arguments  # a thread that waits holds nobody's bytes
+                    job.future.set_exception(error)
+            del job  # a thread that waits holds nobody's result
+            with self._lock:
+                self._unfinished -= 1
