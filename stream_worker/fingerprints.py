@@ -6,19 +6,29 @@ import hashlib
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
+from stream_worker import telemetry
+from stream_worker.errors import RecordFault
 from stream_worker.events import BlobRef, Geometry, Part
 from stream_worker.store import Store
 
 PLY = "application/x-ply"
 
+log = telemetry.get(__name__)
+
 
 class Finished(Part):
-    """What a fingerprint led to, noted beside its PLY."""
+    """What a fingerprint led to."""
 
     ply: BlobRef
     geometry: Geometry
+
+
+class Note(Part):
+    """`Finished` as it lies beside its PLY, with a digest of its own: nothing else would tell a number gone wrong."""
+
+    finished: Finished
+    sha256: str
 
 
 def fingerprint(*parts: Any) -> str:
@@ -27,24 +37,41 @@ def fingerprint(*parts: Any) -> str:
 
 
 async def keep(store: Store, of: str, ply: bytes, geometry: Geometry) -> Finished:
-    """Store a PLY as `reconstructions/<fingerprint>/<sha256>.ply`, then note that the fingerprint is finished."""
-    finished = Finished(ply=await store.put_content(_folder(of), ply, PLY, suffix=".ply"), geometry=geometry)
+    """Store a PLY as `reconstructions/<fingerprint>/<sha256>.ply`, then note that the fingerprint is finished.
+
+    Both are written anew: it was not found, so what may lie there in its name is nothing to rely on.
+    """
+    ref = await store.put_content(_folder(of), ply, PLY, suffix=".ply", anew=True)
+    finished = Finished(ply=ref, geometry=geometry)
+    note = Note(finished=finished, sha256=_digest(finished))
     # The note last: whoever finds it finds the blob, and dying in between leaves only an orphan.
-    await store.put(_note(of), orjson.dumps(finished.model_dump(mode="json")), "application/json")
+    await store.put(_note(of), orjson.dumps(note.model_dump(mode="json")), "application/json", anew=True)
     return finished
 
 
 async def find(store: Store, of: str) -> Finished | None:
-    """What was finished under this fingerprint, if its blob is still there. A note that can't be read is none."""
-    note = await store.find(_note(of))
-    if note is None:
-        return None
+    """What was finished under this fingerprint, if its note is whole and its PLY has the sha256 that the note says.
+
+    None otherwise: computing it again mends it. The PLY is read for that, little beside the work that it saves; an
+    event must not reference a blob that nobody has looked at since it was written.
+    """
     try:
-        finished = Finished.model_validate(orjson.loads(note))
-    except (orjson.JSONDecodeError, ValidationError):
+        data = await store.find(_note(of))
+        if data is None:
+            return None
+        note = Note.model_validate(orjson.loads(data))
+        finished = note.finished
+        if note.sha256 != _digest(finished) or finished.ply.key != f"{_folder(of)}/{finished.ply.sha256}.ply":
+            raise ValueError("it was changed after it was written")
+        await store.get(finished.ply)
+    except (ValueError, RecordFault) as error:  # the first: not JSON, or not a note
+        log.warning("a finished result can't be used again", fingerprint=of, error=str(error))
         return None
-    there = await store.stat(finished.ply.key)
-    return finished if there is not None and there.size == finished.ply.size else None
+    return finished
+
+
+def _digest(finished: Finished) -> str:
+    return fingerprint(finished.model_dump(mode="json"))
 
 
 def _folder(of: str) -> str:

@@ -7,12 +7,13 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from stream_worker import telemetry
 from stream_worker.errors import Exit, Ours, OutageError, Reason, RecordFault, UserError
 from stream_worker.events import BlobRef
+from stream_worker.store.threads import Threads
 
 T = TypeVar("T")
 
@@ -20,6 +21,9 @@ _SEGMENT = r"(?!\.)[A-Za-z0-9._-]{1,200}"  # none starts with a dot: no "..", an
 KEY = re.compile(f"(?:{_SEGMENT}/)*{_SEGMENT}")
 _KEY_LENGTH = 900  # S3 ends at 1024, and a prefix stands before it
 _FOUND_LIMIT = 16 * 2**20  # bytes of a blob that is read without a reference
+_THREADS = 8
+
+log = telemetry.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Store(ABC):
         self.where = where
         self._timeout_s = timeout_s
         # Its own, so that a disk or server that hangs starves nobody else's work.
-        self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="store")
+        self._threads = Threads(_THREADS, "store")
 
     async def __aenter__(self) -> Self:
         await self.check()
@@ -60,31 +64,41 @@ class Store(ABC):
 
     async def close(self) -> None:
         """Give back threads and connections. A call that is stuck is not waited for."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
-    async def put(self, key: str, data: bytes, media_type: str) -> BlobRef:
+    async def put(self, key: str, data: bytes, media_type: str, *, anew: bool = False) -> BlobRef:
         """Store `data`. When this returns it is durable; at no time can a reader see a part of it.
 
-        The same bytes under the same key are not written again; other bytes replace them.
+        The same bytes under the same key are not written again; other bytes replace them. `anew` writes them in
+        any case: a server's word for "the same" is the digest that it noted once, not what its disk holds now.
         """
         refuse_key(key)
         ref = BlobRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type)
-        await self._run(self._put, key, data, media_type)
+        await self._run(self._put, key, data, media_type, anew)
         return ref
 
-    async def put_content(self, folder: str, data: bytes, media_type: str, suffix: str = "") -> BlobRef:
+    async def put_content(
+        self, folder: str, data: bytes, media_type: str, suffix: str = "", *, anew: bool = False
+    ) -> BlobRef:
         """Store `data` under its own name: `<folder>/<sha256><suffix>`."""
-        return await self.put(f"{folder}/{hashlib.sha256(data).hexdigest()}{suffix}", data, media_type)
+        return await self.put(f"{folder}/{hashlib.sha256(data).hexdigest()}{suffix}", data, media_type, anew=anew)
 
     async def get(self, ref: BlobRef) -> bytes:
-        """The bytes of `ref`, whose size and sha256 were checked."""
-        refuse_key(ref.key)
-        data = await self._run(self._get, ref.key, ref.size)
-        if data is None:
-            raise RecordFault(Reason.BLOB_MISSING, f"blob {ref.key} is not in the store")
-        if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
-            raise RecordFault(Reason.BLOB_MISSING, f"blob {ref.key} is not what it was when it was referenced")
-        return data
+        """The bytes of `ref`, whose size and sha256 were checked.
+
+        Bytes that differ are read once more, for they may have been spoilt on their way. The same wrong bytes
+        twice are the blob itself: BLOB_MISSING. Wrong bytes that differ from read to read are the way's: an outage.
+        """
+        data = await self._read(ref)
+        if _is_of(data, ref):
+            return data
+        again = await self._read(ref)
+        if _is_of(again, ref):
+            log.warning("a read was spoilt on its way, the next was not", store=self.where, key=ref.key)
+            return again
+        if again != data:
+            raise OutageError(f"{self.where}: {ref.key} is read differently each time", Ours.STORE)
+        raise RecordFault(Reason.BLOB_MISSING, f"blob {ref.key} is not what it was when it was referenced")
 
     async def find(self, key: str) -> bytes | None:
         """The bytes under a key, unchecked, or None where there are none. For small blobs: at most 16 MiB."""
@@ -119,11 +133,18 @@ class Store(ABC):
         refuse_key(key)
         return self._url(key)
 
+    async def _read(self, ref: BlobRef) -> bytes:
+        refuse_key(ref.key)
+        data = await self._run(self._get, ref.key, ref.size)
+        if data is None:
+            raise RecordFault(Reason.BLOB_MISSING, f"blob {ref.key} is not in the store")
+        return data
+
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         """A time limit ends the waiting. The work itself has limits of its own, or is harmless when it ends late."""
         try:
             async with asyncio.timeout(self._patience_s):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+                return await self._threads.run(work, *arguments)
         except TimeoutError:
             raise OutageError(f"{self.where} did not answer within {self._patience_s:.0f} s", Ours.STORE) from None
 
@@ -136,11 +157,11 @@ class Store(ABC):
         """Raise OutageError, or UserError, where the store can't be used."""
 
     @abstractmethod
-    def _put(self, key: str, data: bytes, media_type: str) -> None: ...
+    def _put(self, key: str, data: bytes, media_type: str, anew: bool) -> None: ...
 
     @abstractmethod
     def _get(self, key: str, size: int) -> bytes | None:
-        """The bytes, of which at least one more than `size` when there are more; None where there is no blob."""
+        """The bytes, `size` + 1 of them when there are more than `size`; None where there is no blob."""
 
     @abstractmethod
     def _size(self, key: str) -> int | None: ...
@@ -153,6 +174,10 @@ class Store(ABC):
 
     @abstractmethod
     def _url(self, key: str) -> str: ...
+
+
+def _is_of(data: bytes, ref: BlobRef) -> bool:
+    return len(data) == ref.size and hashlib.sha256(data).hexdigest() == ref.sha256
 
 
 def refuse_key(key: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import ssl
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -91,13 +92,13 @@ class S3Store(Store):
                 if error.code != "BucketAlreadyOwnedByYou":  # another worker was faster
                     raise
 
-    def _put(self, key: str, data: bytes, media_type: str) -> None:
+    def _put(self, key: str, data: bytes, media_type: str, anew: bool) -> None:
         name = self._prefix + key
         with self._outages():
             # The ETag is the MD5 of what one plain PUT has written. Where a server makes it otherwise
             # (encryption) it differs, and the blob is written again: slower, never wrong.
             digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            there = self._stat(name)
+            there = None if anew else self._stat(name)
             if there is not None and there.size == len(data) and (there.etag or "").strip('"') == digest:
                 return
             self._client.put_object(
@@ -115,13 +116,13 @@ class S3Store(Store):
                 raise
             try:
                 data = bytearray()
-                for chunk in response.stream(1 << 18):
+                # What is there, however little: `stream` would wait for whole chunks, and a server that sends a byte
+                # now and then would hold this thread for days. The socket's own limit starts again with every byte.
+                while len(data) <= size and (chunk := response.read1(1 << 18)):
                     data += chunk
-                    if len(data) > size:
-                        break
-                    if time.monotonic() > deadline:  # the socket's own limit starts again with every byte
+                    if time.monotonic() > deadline:
                         raise OutageError(f"{self.where}: {key} took longer than {self._timeout_s:.0f} s", Ours.STORE)
-                return bytes(data)
+                return bytes(data[: size + 1])
             finally:
                 response.close()
                 response.release_conn()
@@ -161,7 +162,7 @@ class S3Store(Store):
             yield
         except S3Error as error:
             raise OutageError(f"{self.where}: {error.code}: {error.message}", Ours.STORE) from None
-        except (ServerError, InvalidResponseError) as error:
+        except (ServerError, InvalidResponseError, ET.ParseError) as error:  # the last: an answer cut or garbled
             raise OutageError(f"{self.where} fails: {str(error).splitlines()[0]}", Ours.STORE) from None
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             raise OutageError(f"{self.where} can't be reached: {_cause(error)}", Ours.STORE) from error

@@ -151,11 +151,12 @@ def test_a_writer_that_dies_leaves_nothing_to_see(tmp_path: Path) -> None:
         "from stream_worker.store import directory\n"
         "directory.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "store = directory.DirectoryStore(pathlib.Path(sys.argv[1]))\n"
-        "store._put('images/a', b'photo', 'image/jpeg')\n"
+        "store._put('images/a', b'photo', 'image/jpeg', False)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert [path.name[:5] for path in (tmp_path / "images").iterdir()] == [".put-"]
+    assert list((tmp_path / "images").iterdir()) == []
+    assert len(list((tmp_path / ".put").iterdir())) == 1
     store = DirectoryStore(tmp_path)
     assert not asyncio.run(store.exists("images/a"))
     assert asyncio.run(store.list()) == ()

@@ -40,6 +40,11 @@ class S3Server:
         self._program: tuple[str, Path] | None = None
 
     @property
+    def data(self) -> Path:
+        """The folder of its buckets: each a folder, with its blobs as files."""
+        return self._folder / "data"
+
+    @property
     def endpoint(self) -> str:
         """host:port, plain HTTP."""
         return f"{HOST}:{self.port}"
@@ -50,13 +55,13 @@ class S3Server:
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 self._program = runner.run(_program())
         java, libraries = self._program
-        (self._folder / "data").mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(parents=True, exist_ok=True)
         (self._folder / "logback.xml").write_text(_LOGBACK)
         # basedir must be absolute: with a relative one the server's lists are empty.
         (self._folder / "s3proxy.properties").write_text(
             f"s3proxy.endpoint=http://{self.endpoint}\ns3proxy.authorization=aws-v4\n"
             f"s3proxy.identity={self.access_key}\ns3proxy.credential={self.secret_key}\n"
-            f"jclouds.provider=filesystem-nio2\njclouds.filesystem.basedir={self._folder / 'data'}\n"
+            f"jclouds.provider=filesystem-nio2\njclouds.filesystem.basedir={self.data}\n"
         )
         flags = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlogback.configurationFile=logback.xml"]
         command = [java, *flags, "-cp", f"{libraries}/*", "org.gaul.s3proxy.Main", "--properties"]
