@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,6 @@ from stream_worker.events import (
     DetectionEvent,
     Failure,
     ImageEvent,
-    Mask,
     ObjectEvent,
     PhotoRef,
     ReconstructionEvent,
@@ -28,6 +28,8 @@ from stream_worker.headers import cloud_event
 from stream_worker.images.address import AddressPolicy
 from stream_worker.images.decode import Decoder
 from stream_worker.images.fetch import Fetcher, FetchLimits
+from stream_worker.models import results
+from stream_worker.models.results import FoundObject
 from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Detector as DetectorSettings
 from stream_worker.settings import Settings
@@ -57,7 +59,11 @@ class Detector(Stateless):
         self._resources = AsyncExitStack()
         self._balancer = Balancer(settings.kafka, RECONSTRUCTOR)
         self._host = inference.host(
-            NAME, MODELS.get(section.model, section.model), section, Reason.DETECT_FAILED, {"weights": weights(section)}
+            NAME,
+            MODELS.get(section.model, section.model),
+            section,
+            Reason.DETECT_FAILED,
+            options={"weights": weights(section)},
         )
         self._store: Store
         self._fetcher: Fetcher
@@ -116,8 +122,10 @@ class Detector(Stateless):
         finally:
             pixels.release()
         photo = PhotoRef(**blob.model_dump(), width=pixels.width, height=pixels.height)
-        times.update({f"detect_{name}": seconds for name, seconds in result.header.get("times", {}).items()})
-        return self._outputs(record, event, photo, result.header["objects"], times)
+        most = self._settings.detector.max_objects
+        objects, steps = await asyncio.to_thread(results.found, result.header, photo.width, photo.height, most)
+        times.update({f"detect_{name}": seconds for name, seconds in steps.items()})
+        return self._outputs(record, event, photo, objects, times)
 
     def failed(self, record: Received, fault: RecordFault) -> list[Output]:
         """The manifest of a photo that can't be processed; none where the event can't even be read."""
@@ -131,7 +139,7 @@ class Detector(Stateless):
     # ------------------------------------------------------------------ what is written
 
     def _outputs(
-        self, record: Received, event: ImageEvent, photo: PhotoRef, found: list[dict[str, Any]], times: dict[str, float]
+        self, record: Received, event: ImageEvent, photo: PhotoRef, found: list[FoundObject], times: dict[str, float]
     ) -> list[Output]:
         model = inference.model_of(self._host)
         published_at, deadline_at = self._moments(record, event)
@@ -143,9 +151,9 @@ class Detector(Stateless):
             shared: dict[str, Any] = {
                 "object_id": identity,
                 "index": index,
-                "label": one["label"],
-                "confidence": one["confidence"],
-                "box": one["box"],
+                "label": one.label,
+                "confidence": one.confidence,
+                "box": one.box,
             }
             objects.append(DetectedObject(**shared))
             work = ObjectEvent(
@@ -154,8 +162,8 @@ class Detector(Stateless):
                 run=event.run,
                 count=len(found),
                 image=photo,
-                mask=Mask(**one["mask"]),
-                area_px=one["area_px"],
+                mask=one.mask,
+                area_px=one.area_px,
                 detector=model,
                 published_at=published_at,
                 detected_at=detected_at,

@@ -52,7 +52,13 @@ def object_id(image_id: str, run: str, index: int) -> str:
 class Part(BaseModel):
     """A piece of an event. Unknown fields are dropped, never refused."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants", protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,  # JSON has no such numbers: they would be written as null
+        ser_json_inf_nan="constants",
+        protected_namespaces=(),
+    )
 
 
 class Event(Part):

@@ -7,6 +7,7 @@ from typing import Any
 
 from stream_worker.errors import Reason
 from stream_worker.events import Model
+from stream_worker.models.answer import clean
 from stream_worker.models.environment import compute_limits
 from stream_worker.models.host import ModelHost
 from stream_worker.settings import ModelProcess
@@ -16,7 +17,13 @@ _OURS = {"python", "load_timeout_s", "task_timeout_s", "memory_limit_mb"}
 
 
 def host(
-    name: str, model: str, section: ModelProcess, fault_reason: Reason, options: Mapping[str, Any] | None = None
+    name: str,
+    model: str,
+    section: ModelProcess,
+    fault_reason: Reason,
+    *,
+    options: Mapping[str, Any] | None = None,
+    reasons: Mapping[str, Reason] | None = None,
 ) -> ModelHost:
     """The host of the model class `model` (`module:Class`), not started yet. `options` win over the section's."""
     limit = section.memory_limit_mb
@@ -30,14 +37,18 @@ def host(
         task_timeout_s=section.task_timeout_s,
         rss_limit_bytes=None if limit is None else limit * 2**20,
         fault_reason=fault_reason,
+        reasons=reasons or {},
     )
 
 
 def model_of(host: ModelHost) -> Model:
     """Which model it is, as it said when it was loaded."""
     info = host.info
+    sha256 = info.get("weights_sha256")
     return Model(
-        name=str(info.get("model", "")), version=str(info.get("version", "")), weights_sha256=info.get("weights_sha256")
+        name=clean(info.get("model", "")),
+        version=clean(info.get("version", "")),
+        weights_sha256=None if sha256 is None else clean(sha256),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from stream_worker import fingerprints, inference, topics
 from stream_worker.contract import decode, encode
 from stream_worker.errors import Reason, RecordFault
-from stream_worker.events import Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
+from stream_worker.events import Failure, ObjectEvent, ReconstructionEvent, utc_now
 from stream_worker.headers import cloud_event
 from stream_worker.images.decode import Decoder
 from stream_worker.images.shared import SharedPhotos
+from stream_worker.models import results
+from stream_worker.models.answer import NOT_FINITE
 from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Settings
 from stream_worker.store import Store, open_store
@@ -36,7 +39,13 @@ class Reconstructor(Stateless):
         self._resources = AsyncExitStack()
         section = settings.reconstructor
         self.longest_s = inference.longest_s(section, self.window)
-        self._host = inference.host(NAME, MODELS.get(section.model, section.model), section, Reason.RECONSTRUCT_FAILED)
+        self._host = inference.host(
+            NAME,
+            MODELS.get(section.model, section.model),
+            section,
+            Reason.RECONSTRUCT_FAILED,
+            reasons={NOT_FINITE: Reason.BAD_GEOMETRY},
+        )
         self._store: Store
         self._photos: SharedPhotos
 
@@ -80,7 +89,8 @@ class Reconstructor(Stateless):
             )
             waited = time.monotonic() - inferring - result.busy_s
         storing = time.monotonic()
-        geometry = Geometry(**{name: result.header[name] for name in Geometry.model_fields})
+        # Every number of a PLY is looked at: 60 MB take too long for the loop.
+        geometry = await asyncio.to_thread(results.reconstructed, result.header, result.payload)
         finished = await fingerprints.keep(self._store, fingerprint, result.payload, geometry)
         times |= {
             "queue": round(queued, 4),

@@ -124,7 +124,7 @@ class Decoder:
                 0 < width * height <= self._max_pixels
                 and width > 0
                 and 0 <= target < len(targets)
-                and os.path.getsize(targets[target]) == width * height * 3
+                and _size(targets[target]) == width * height * 3
             ):
                 return Pixels(targets[target], width, height)
         raise RecordFault(Reason.DECODE_FAILED, "the decoder wrote something else than it said")
@@ -133,6 +133,13 @@ class Decoder:
         for folder in self._folders:
             folder.remove()
         self._folders.clear()
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
 
 
 def _in_our_terms(fault: RecordFault) -> RecordFault:

@@ -1,9 +1,11 @@
-"""What a child's RESULT says: a value, or a fault in the service's terms."""
+"""What a child's RESULT or INIT says: a value, or a fault in the service's terms. A child is not trusted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from stream_worker.errors import Reason, RecordFault, TransientFault
@@ -11,7 +13,21 @@ from stream_worker.errors import Reason, RecordFault, TransientFault
 TRANSIENT_CODES = frozenset({"cuda_oom", "out_of_space"})
 """Faults that are not the record's: another moment or another GPU may do."""
 
-_REASONS = frozenset(reason.value for reason in Reason)
+NOT_FINITE = "not_finite"
+"""The child's code for an answer that holds NaN or Inf: the model computed it, so it would do so again."""
+
+MAX_MESSAGE_CHARS = 1000
+
+_REASONS = {reason.value: reason for reason in Reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A child's INIT whose header has the right form."""
+
+    info: dict[str, Any]
+    times: dict[str, float]
+    fault: tuple[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,37 +41,58 @@ class Answer:
     """After this error every later task in the same process would fail as well."""
     busy_s: float
 
-    def raise_failure(self, default: Reason) -> None:
+    def raise_failure(self, default: Reason, reasons: Mapping[str, Reason] = MappingProxyType({})) -> None:
         """Nothing, if the task was done.
 
         Raises:
             RecordFault: the model found the task at fault. The reason is the fault's code where that is one,
-                else `default`.
+                else what `reasons` says of the code, else `default`.
             TransientFault: the same, where a code of `TRANSIENT_CODES` or an unforeseen error came instead.
         """
         if self.fault:
             code, message = self.fault
-            known = code in _REASONS
-            reason = Reason(code) if known else default
+            reason = _REASONS.get(code) or reasons.get(code, default)
             kind = TransientFault if code in TRANSIENT_CODES else RecordFault
-            raise kind(reason, message if known else f"{code}: {message}")
+            raise kind(reason, message if code in _REASONS else f"{code}: {message}")
         if self.error:
             raise TransientFault(default, self.error)
 
 
 def read_answer(header: Mapping[str, Any]) -> Answer | None:
-    """The answer in a RESULT's header; None if it says nothing that we know (a child is not trusted)."""
+    """The answer in a RESULT's header; None if it says nothing that we know."""
     try:
         fault, error = header.get("fault"), header.get("error")
         result = {} if fault or error else header["result"]
-        if not isinstance(result, dict):
+        busy_s = float(header["busy_s"])
+        if not isinstance(result, dict) or not 0 <= busy_s < math.inf:
             return None
         return Answer(
             result=result,
-            fault=(str(fault["code"]), str(fault["message"])) if fault else None,
-            error=f"{error['type']}: {error['message']}" if error else None,
+            fault=(clean(fault["code"]), clean(fault["message"])) if fault else None,
+            error=clean(f"{error['type']}: {error['message']}") if error else None,
             poisoned=bool(error and error.get("poisoned")),
-            busy_s=float(header["busy_s"]),
+            busy_s=busy_s,
         )
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
+
+
+def read_loaded(header: Mapping[str, Any]) -> Loaded | None:
+    """What an INIT's header says; None if it says nothing that we know."""
+    try:
+        fault = header.get("fault")
+        info = {} if fault else header["info"]
+        if not isinstance(info, dict):
+            return None
+        return Loaded(
+            info=info,
+            times={str(name): float(seconds) for name, seconds in header.get("times", {}).items()},
+            fault=(clean(fault["code"]), clean(fault["message"])) if fault else None,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+
+
+def clean(said: Any) -> str:
+    """A child's words as an event can hold them: not too long, without the lone surrogates that JSON lets through."""
+    return str(said)[:MAX_MESSAGE_CHARS].encode("utf-8", "replace").decode()

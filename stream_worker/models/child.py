@@ -26,7 +26,14 @@ import time
 import traceback
 from typing import Any, Protocol
 
-from stream_worker.models.protocol import Message, ModelFault, ProtocolError, read_frame, write_frame
+from stream_worker.models.protocol import (
+    Message,
+    ModelFault,
+    NotFiniteError,
+    ProtocolError,
+    read_frame,
+    write_frame,
+)
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
@@ -109,7 +116,7 @@ class Child:
         answer: dict[str, Any] = {"type": Message.RESULT, "id": header["id"]}
         body = b""
         try:
-            answer["result"], body = model.infer(header["task"], payload)
+            answer["result"], body = _of_the_right_form(model.infer(header["task"], payload))
         except Exception as error:  # noqa: BLE001  (whatever it is, the host must hear of it)
             answer.update(_failure(error))
         answer["busy_s"] = round(time.monotonic() - began, 6)
@@ -118,7 +125,8 @@ class Child:
             self._send(answer, body)
         except ProtocolError as error:  # refused before a byte was written: a NaN, or too large
             answer.pop("result", None)
-            self._send({**answer, "error": {"type": "ProtocolError", "message": _one_line(error)}})
+            code = "not_finite" if isinstance(error, NotFiniteError) else "bad_answer"
+            self._send({**answer, "fault": {"code": code, "message": _one_line(error)}})
 
     def _limit_cpu(self) -> None:
         """RLIMIT_CPU counts the life of the process; moving its soft limit makes it a limit per task."""
@@ -153,6 +161,14 @@ def _model_class(name: str) -> type[Model]:
     except AttributeError:
         raise ModelFault("import_failed", f"{module_name} has no class {class_name!r}") from None
     return found
+
+
+def _of_the_right_form(answer: Any) -> tuple[dict[str, Any], bytes]:
+    """What `infer` gave. Raises ModelFault where it can't be sent: another body would end in the middle of a frame."""
+    match answer:
+        case (dict() as result, bytes() as body):
+            return result, body
+    raise ModelFault("bad_answer", "the model's `infer` must give a dict and bytes")
 
 
 def _failure(error: Exception) -> dict[str, Any]:

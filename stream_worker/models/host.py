@@ -16,8 +16,9 @@ from typing import Any, Self
 
 import structlog
 
+from stream_worker import metrics
 from stream_worker.errors import Exit, Ours, OutageError, Reason, TransientFault, UserError
-from stream_worker.models.answer import read_answer
+from stream_worker.models.answer import read_answer, read_loaded
 from stream_worker.models.process import ChildGoneError, ModelProcess
 from stream_worker.models.protocol import ModelFault
 
@@ -114,7 +115,8 @@ class ModelHost:
         task_timeout_s: one task in the model, unless the call names another.
         rss_limit_bytes: above this much resident memory after a task, the child is recycled.
         limits: see `child.confine`.
-        fault_reason: of a record at which the model fails with a code that is no `Reason`.
+        fault_reason: of a record at which the model fails with a code that is no `Reason`...
+        reasons: ... unless this says another for the code.
         backoff: between restarts.
         heartbeat_s: how often the child tells its state and memory.
         stop_grace_s: for each step of `stop`.
@@ -130,6 +132,7 @@ class ModelHost:
     rss_limit_bytes: int | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
     fault_reason: Reason = Reason.RECONSTRUCT_FAILED
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
     backoff: Backoff = field(default_factory=Backoff)
     heartbeat_s: float = 1.0
     stop_grace_s: float = 5.0
@@ -270,7 +273,7 @@ class ModelHost:
                 raise TransientFault(Reason.MODEL_CRASHED, f"{self.name} sent what is no answer, and was killed")
             self._failures = 0
             self._recycle_if_needed(process, poisoned=answer.poisoned)
-            answer.raise_failure(self.fault_reason)
+            answer.raise_failure(self.fault_reason, self.reasons)
             return ModelResult(answer.result, body, process.generation, started_at, answer.busy_s)
 
     def _recycle_if_needed(self, process: ModelProcess, *, poisoned: bool) -> None:
@@ -304,6 +307,7 @@ class ModelHost:
             process = await self._spawn()
         except ModelLoadError as error:
             self.counters.failed_starts += 1
+            metrics.MODEL_ENDS.labels(self.name, "failed_start").inc()
             self._failed()
             _log.error("model can't be started", model=self.name, code=error.code, error=str(error))
             raise
@@ -314,8 +318,15 @@ class ModelHost:
         finally:
             self._starting = None
         self.counters.starts += 1
+        metrics.MODEL_STARTS.labels(self.name).inc()
         self._process = process
-        _log.info("model ready", model=self.name, pid=process.pid, generation=process.generation, **self.load_times)
+        _log.info(
+            "model ready",
+            model=self.name,
+            pid=process.pid,
+            generation=process.generation,
+            times=self.load_times,
+        )
         return process
 
     async def _spawn(self) -> ModelProcess:
@@ -350,13 +361,17 @@ class ModelHost:
             if process is not None:
                 await process.kill()
             raise
-        if fault := answer.get("fault"):
+        loaded = read_loaded(answer)
+        if loaded is None:
             await process.kill()
-            raise ModelLoadError(str(fault["code"]), f"{self.name}: {fault['message']}")
+            raise ModelLoadError("load_crashed", f"{self.name}: when loaded it sent what is no INIT, and was killed")
+        if loaded.fault is not None:
+            await process.kill()
+            code, message = loaded.fault
+            raise ModelLoadError(code, f"{self.name}: {message}")
         if not process.usable:
             raise ModelLoadError("load_crashed", f"{self.name}: its process ended as soon as it was loaded")
-        self.info = dict(answer.get("info") or {})
-        self.load_times = dict(answer.get("times") or {})
+        self.info, self.load_times = loaded.info, loaded.times
         return process
 
     def _gone(self, process: ModelProcess) -> None:
@@ -366,7 +381,8 @@ class ModelHost:
         self._process = None
         if self._stopped:
             return
-        if not process.retired:
+        metrics.MODEL_ENDS.labels(self.name, _cause(process)).inc()
+        if not (process.retired or process.worked):
             self._failed()
         self._start_soon()
 
@@ -379,3 +395,9 @@ class ModelHost:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def _cause(process: ModelProcess) -> str:
+    if process.retired:
+        return "recycle"
+    return "timeout" if process.hung else "crash"

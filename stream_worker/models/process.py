@@ -77,6 +77,8 @@ class ModelProcess:
         self.pid = process.pid
         self.hung = False
         self.retired = False
+        self.worked = False
+        """Whether it was given a task: then its death is more likely a record's doing than a broken start's."""
         self.heartbeat: dict[str, Any] = {}
         self.initialised: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
@@ -149,6 +151,8 @@ class ModelProcess:
                 await child._send({**init, "type": Message.INIT})
         except BaseException:
             child._signal(signal.SIGKILL)
+            if child._watching is None:  # nobody else will tidy up
+                scratch.remove()
             raise
         return child
 
@@ -178,6 +182,7 @@ class ModelProcess:
         """
         answer: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
         self._pending = (task_id, answer)
+        self.worked = True
         try:
             await self._send({"type": Message.TASK, "id": task_id, "task": task}, payload)
             return await answer
@@ -193,9 +198,7 @@ class ModelProcess:
                 await asyncio.wait_for(self._stacks_seen.wait(), STACKS_WAIT_S)
         self._signal(signal.SIGKILL)
         await asyncio.wait({self.gone}, timeout=KILL_WAIT_S)
-        if not self.gone.done():
-            _log.error("model process can't be killed, leaving it behind", model=self.name, pid=self.pid)
-            self._finish("it can't be killed")
+        self._leave_behind()
 
     async def stop(self, grace_s: float) -> None:
         """End it in good order: SHUTDOWN, after `grace_s` SIGTERM, after as much again SIGKILL."""
@@ -243,7 +246,9 @@ class ModelProcess:
                 self._signal(signal.SIGKILL)
             await asyncio.wait({exited}, timeout=LINGER_S)
             self._signal(signal.SIGKILL)
-            await exited
+            await asyncio.wait({exited}, timeout=KILL_WAIT_S)
+            if not exited.done():
+                self._leave_behind()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)  # what the model itself may have started
             await asyncio.wait({frames, lines}, timeout=LINGER_S)
@@ -252,6 +257,12 @@ class ModelProcess:
                 task.cancel()
             await asyncio.gather(frames, lines, exited, return_exceptions=True)
             self._finish(self._how_it_ended())
+
+    def _leave_behind(self) -> None:
+        """Give up a process that SIGKILL has not ended, so that nobody waits for it for ever."""
+        if not self.gone.done():
+            _log.error("model process can't be killed, leaving it behind", model=self.name, pid=self.pid)
+            self._finish("it can't be killed")
 
     def _finish(self, how: str) -> None:
         if self.gone.done():

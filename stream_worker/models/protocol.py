@@ -50,6 +50,10 @@ class ProtocolError(Exception):
     """What came through the pipe is no frame: its sender can't be trusted any more."""
 
 
+class NotFiniteError(ProtocolError):
+    """A header that can't be written because a number in it is NaN or infinite."""
+
+
 class ModelFault(Exception):
     """Raised by a model: its input or its options are at fault, in one line that a person can act on.
 
@@ -72,12 +76,14 @@ def pack(header: dict[str, Any], body_size: int = 0) -> bytes:
     """The bytes of a frame up to its body, which the caller writes right behind them.
 
     Raises:
-        ProtocolError: the header is not JSON (NaN and Inf are not), or one part is over its limit.
+        NotFiniteError: a number in the header is NaN or Inf, which JSON does not have.
+        ProtocolError: the header is not JSON for another cause, or one part is over its limit.
     """
     try:
         encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"the header can't be written as JSON: {error}") from error
+        kind = NotFiniteError if str(error).startswith("Out of range float") else ProtocolError
+        raise kind(f"the header can't be written as JSON: {error}") from error
     _check_sizes(len(encoded), body_size)
     return PREFIX.pack(MAGIC, len(encoded), body_size) + encoded
 
@@ -101,10 +107,11 @@ def unpack_header(encoded: bytes) -> dict[str, Any]:
     """A frame's header, with `type` as a `Message`.
 
     Raises:
-        ProtocolError: not a JSON object, or its type is unknown.
+        ProtocolError: not a JSON object, or its type is unknown. NaN and Infinity are no JSON, though Python's
+            reader takes them. A number as large as 1e999 still comes out as infinite: whoever uses it must look.
     """
     try:
-        header = json.loads(encoded)
+        header = json.loads(encoded, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the frame's header is not JSON: {error}") from error
     if not isinstance(header, dict):
@@ -155,6 +162,10 @@ def _read(fd: int, size: int) -> bytes:
             break
         received += chunk
     return bytes(received)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
 
 
 def _check_sizes(header_size: int, body_size: int) -> None:

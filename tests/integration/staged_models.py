@@ -92,6 +92,9 @@ class Echo:
     def answer_nan(self, _: Any) -> float:
         return float("nan")
 
+    def answer_text(self, _: Any) -> None:
+        self.payload = "a body that is no bytes"  # type: ignore[assignment]
+
     def answer_too_much(self, _: Any) -> None:
         self.payload = Huge()
 
@@ -154,6 +157,13 @@ class ExitsInLoad(Echo):
 class RaisesInLoad(Echo):
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("driver too old\nsecond line")
+
+
+class ForgesInit(Echo):
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        child = _child()
+        write_frame(child._results_fd, {"type": "INIT", "generation": child._generation, "info": [], "times": {}})
+        return super().load(options)
 
 
 class HangsInLoad(Echo):

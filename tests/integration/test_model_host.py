@@ -16,7 +16,9 @@ import psutil
 import pytest
 import structlog
 
+from stream_worker import metrics
 from stream_worker.errors import Exit, OutageError, Reason, RecordFault, TransientFault, UserError
+from stream_worker.models.answer import NOT_FINITE
 from stream_worker.models.host import Backoff, ModelHost, ModelLoadError, State
 from stream_worker.models.protocol import ModelFault, ProtocolError
 
@@ -156,11 +158,22 @@ async def test_an_error_that_poisons_the_process_recycles_it(make_host: MakeHost
         assert host.counters.recycles == 1
 
 
-@pytest.mark.parametrize("act", ["answer_nan", "answer_too_much"])
-async def test_an_answer_that_cannot_be_sent_is_an_error_of_its_task(make_host: MakeHost, act: str) -> None:
-    async with make_host() as host:
-        with pytest.raises(TransientFault, match="ProtocolError"):
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        ("answer_nan", Reason.BAD_GEOMETRY),
+        ("answer_too_much", Reason.RECONSTRUCT_FAILED),
+        ("answer_text", Reason.RECONSTRUCT_FAILED),
+    ],
+)
+async def test_an_answer_that_cannot_be_sent_is_a_fault_of_its_task(
+    make_host: MakeHost, act: str, reason: Reason
+) -> None:
+    """The model computed it, and would do so again: no retry, and the child goes on."""
+    async with make_host(reasons={NOT_FINITE: Reason.BAD_GEOMETRY}) as host:
+        with pytest.raises(RecordFault) as fault:
             await host.infer({act: True})
+        assert (fault.value.reason, type(fault.value)) == (reason, RecordFault)
         assert (await host.infer({"echo": 1})).generation == 1
 
 
@@ -356,6 +369,44 @@ async def test_restarts_back_off(make_host: MakeHost) -> None:
     with pytest.raises(OutageError, match="stopped"):
         await waiting
     assert host.generation == 2
+
+
+async def test_deaths_in_tasks_cost_no_wait(make_host: MakeHost) -> None:
+    """Records may be poison one after the other: the back-off is for starts that fail, not for them."""
+    async with make_host(backoff=Backoff(first_s=3600.0, cap_s=3600.0)) as host:
+        for _ in range(3):
+            with pytest.raises(TransientFault):
+                await host.infer({"crash": True})
+        assert (await host.infer({"echo": 1})).generation == 4
+
+
+async def test_what_is_no_init_ends_the_child(make_host: MakeHost) -> None:
+    with pytest.raises(ModelLoadError, match="no INIT") as error:
+        await make_host("ForgesInit").start()
+    assert error.value.code == "load_crashed"
+
+
+async def test_the_metrics_count_starts_and_why_children_end(make_host: MakeHost) -> None:
+    def ends(cause: str) -> float:
+        return (
+            metrics.REGISTRY.get_sample_value("stream_worker_model_ends_total", {"model": "staged", "cause": cause})
+            or 0.0
+        )
+
+    def starts() -> float:
+        return metrics.REGISTRY.get_sample_value("stream_worker_model_starts_total", {"model": "staged"}) or 0.0
+
+    causes = ("crash", "timeout", "recycle", "failed_start")
+    before, started = {cause: ends(cause) for cause in causes}, starts()
+    async with make_host() as host:
+        for act in ({"crash": True}, {"hang_in_python": True}, {"poison": True}):
+            with pytest.raises(TransientFault):
+                await host.infer(act, timeout_s=1.0)
+        await host.infer({"echo": 1})
+    with pytest.raises(ModelLoadError):
+        await make_host("ExitsInLoad").start()
+    assert {cause: ends(cause) - before[cause] for cause in causes} == dict.fromkeys(causes, 1)
+    assert starts() - started == 4
 
 
 async def test_stopping_answers_everyone_who_waits(make_host: MakeHost) -> None:

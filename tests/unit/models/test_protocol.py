@@ -78,6 +78,8 @@ def test_frames_follow_each_other(pipe: tuple[int, int]) -> None:
         (struct.pack("<4sIQ", b"SWM1", 2, 4) + b"{}" + b"abc", "inside a frame"),
         (struct.pack("<4sIQ", b"SWM1", 3, 0) + b"{x}", "not JSON"),
         (struct.pack("<4sIQ", b"SWM1", 2, 0) + b"\xff\xff", "not JSON"),
+        (struct.pack("<4sIQ", b"SWM1", 26, 0) + b'{"type":"RESULT", "x":NaN}', "not JSON: it holds NaN"),
+        (struct.pack("<4sIQ", b"SWM1", 31, 0) + b'{"type":"RESULT","x":-Infinity}', "not JSON: it holds -Infinity"),
         (struct.pack("<4sIQ", b"SWM1", 2, 0) + b"[]", "not a JSON object"),
         (struct.pack("<4sIQ", b"SWM1", 2, 0) + b"{}", "unknown message type"),
         (struct.pack("<4sIQ", b"SWM1", 14, 0) + b'{"type":"RUN"}', "unknown message type"),
