@@ -1,11 +1,11 @@
-"""The service of a test of its workers: stub models, workers that follow plans of shots, and what must hold at the end."""
+"""The service with stub models and workers that follow plans of shots, and what must hold at its end."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.integration.test_pipeline import Expected, Reader, made_up, require_e
 from tests.photo_server import serving
 
 READY_S = 120.0
-GROUPS = {
+READS = {
     "detector": [topics.IMAGES],
     "reconstructor": [topics.OBJECTS],
     "aggregator": [topics.DETECTIONS, topics.RECONSTRUCTIONS],
@@ -142,16 +142,20 @@ async def end(settings: Settings, expected: Expected, live: Reader, within_s: fl
     return End(settings, dict(expected), live, fresh, await audit(settings, drained=True), await undone(settings))
 
 
-async def undone(settings: Settings) -> int:
-    """Committed records at or behind the committed offsets of the three groups."""
+async def undone(settings: Settings, groups: Iterable[str] = READS) -> int:
+    """Committed records at or behind the committed offsets of these groups."""
     kafka = settings.kafka
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed")
     await asyncio.gather(admin.start(), consumer.start())
     total = 0
     try:
-        for group, read in GROUPS.items():
-            sources = [TopicPartition(kafka.prefix + name, number) for name in read for number in range(kafka.partitions)]
+        for group in groups:
+            sources = [
+                TopicPartition(kafka.prefix + name, number)
+                for name in READS[group]
+                for number in range(kafka.partitions)
+            ]
             starts = await lag.committed(admin, consumer, kafka.prefix + group, sources)
             ends = await consumer.end_offsets(sources)
             total += await lag.count(consumer, starts, ends, most=10_000, within_s=20)

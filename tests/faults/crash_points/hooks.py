@@ -33,8 +33,13 @@ class Transaction:
     """The one that the task at hand writes."""
 
     outputs: int
+    topics: frozenset[str]
     offsets: bool
     sent: int = 0
+
+    def suits(self, shot: Shot) -> bool:
+        """Whether it is of the kind that the shot waits for; one of a tick alone, without offsets, never is."""
+        return self.offsets and self.outputs >= shot.outputs and (shot.topic is None or shot.topic in self.topics)
 
 
 TRANSACTION: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
@@ -58,7 +63,7 @@ class Gun:
         shot, transaction = self._shot, TRANSACTION.get()
         if shot is None or not self.aims_at(point) or self.commits < shot.commits or shot.key not in (None, key):
             return
-        if transaction is not None and not (transaction.offsets and transaction.outputs >= shot.outputs):
+        if transaction is not None and not transaction.suits(shot):
             return
         self._passes += 1
         if self._passes == shot.nth:
@@ -127,7 +132,7 @@ def _step(gun: Gun, step: str, key: Callable[[Any], str] | None = None) -> Calla
 
 def _transaction(method: Method) -> Method:
     async def passed(self: Any, outputs: Any, offsets: Any) -> Any:
-        TRANSACTION.set(Transaction(len(outputs), bool(offsets)))
+        TRANSACTION.set(Transaction(len(outputs), frozenset(one.topic for one in outputs), bool(offsets)))
         try:
             return await method(self, outputs, offsets)
         finally:

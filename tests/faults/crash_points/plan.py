@@ -18,13 +18,15 @@ class Shot:
 
     `point`: where, such as `before commit` (see `hooks.py`). `commits`: how many transactions with offsets this life
     must have committed before; the `nth` pass of the point from there on is the one. `outputs`: how many outputs the
-    transaction must have, at least. `key`: of the record that is processed, where it must be a certain one.
+    transaction must have, at least; `topic`: one of those that it must write to. `key`: of the record that is
+    processed, where it must be a certain one.
     """
 
     point: str
     nth: int = 1
     commits: int = 0
     outputs: int = 0
+    topic: str | None = None
     key: str | None = None
     signal: int = signal.SIGKILL
 
