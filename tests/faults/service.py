@@ -19,7 +19,7 @@ from stream_worker.audit.findings import Report
 from stream_worker.audit.run import audit
 from stream_worker.events import object_id
 from stream_worker.publish import Publisher
-from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Stage, Up
+from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Stage, Up, environment
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
 from tests.faults.crash_points.plan import Plan, Shot
@@ -59,14 +59,23 @@ def settings_for(kafka: str, prefix: str, folder: Path, *, session_timeout_ms: i
 
 
 @asynccontextmanager
-async def started(settings: Settings, shots: Mapping[str, Sequence[Shot]]) -> AsyncIterator[Supervisor]:
-    """The service, ready, with `shots` for some of its workers; their plans lie in the data folder."""
+async def started(
+    settings: Settings,
+    shots: Mapping[str, Sequence[Shot]],
+    others: Mapping[str, Settings] | None = None,
+) -> AsyncIterator[Supervisor]:
+    """The service, ready, with `shots` for some of its workers, and `others` that have settings of their own.
+
+    The plans of shots lie in the data folder.
+    """
     await topics.create(settings.kafka)
     workers = plan(settings, [])
     for worker in workers:
         if worker.name in shots:
             file = settings.local.data_dir / f"{worker.name}.json"
             worker.env = Plan.written(file, shots[worker.name]).environment()
+        if others and worker.name in others:
+            worker.env = {**worker.env, **environment(others[worker.name])}
     async with Supervisor(settings, workers, settings.local.data_dir / "logs") as supervisor:
         await supervisor.ready(READY_S)
         yield supervisor

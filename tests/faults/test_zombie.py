@@ -25,6 +25,8 @@ from tests.integration.test_pipeline import Reader
 
 SEED = 20261124
 SESSION_MS = 4000
+OVER_S = 10.0
+"""Beyond the transaction's timeout, and the broker's time to act on it."""
 
 
 def worker_of(supervisor: Supervisor, name: str) -> Worker:
@@ -97,7 +99,10 @@ async def test_a_zombie_with_an_open_transaction_comes_back_after_others_have_do
         kafka, prefix, tmp_path, session_timeout_ms=SESSION_MS, detectors=1, reconstructors=2, aggregators=2
     ) as settings:
         photos = Photos(settings, SEED)
-        async with started(settings, shots) as supervisor, Reader(settings) as live:
+        # One's transaction would stay open long enough to commit: only its successor, who has the same id, ends it.
+        patient = {"transaction_timeout_ms": 300_000}
+        others = {"reconstructor-1": settings.model_copy(update={"kafka": settings.kafka.model_copy(update=patient)})}
+        async with started(settings, shots, others) as supervisor, Reader(settings) as live:
             zombies = [worker_of(supervisor, name) for name in shots]
             async with waking(*zombies):
                 await photos.publish_many(30)
@@ -110,13 +115,15 @@ async def test_a_zombie_with_an_open_transaction_comes_back_after_others_have_do
                 assert len(written) > len(live.events), "the zombie had written nothing that could be seen twice"
                 assert {decode(CompletedImageEvent, value).image_id for value in written} == seen
                 starts = [worker.starts for worker in zombies]
+                await until(lambda: plan_of(settings, "aggregator-1").age_s() > OVER_S, 60, "the timeout is over")
             await until(lambda: all(lost(settings, name) for name in shots), 60, "both have found out")
             await photos.publish_many(10)
             done = await end(settings, photos.expected, live)
     done.require_exactly_right()
     assert starts == [1, 1]
     assert [len(plan_of(settings, name).fired()) for name in shots] == [1, 1]
-    print({name: lost(settings, name) for name in shots}, [worker.starts for worker in zombies])
+    assert "is owned by another process now" in lost(settings, "reconstructor-1")[0]
+    assert lost(settings, "aggregator-1")[0] == "the transaction did not end in time"
 
 
 @pytest.mark.timeout(300)
@@ -143,4 +150,3 @@ async def test_a_zombie_that_nobody_replaced_is_fenced_by_its_transactions_timeo
                     await asyncio.sleep(0.2)
             manifests = await records(settings, topics.DETECTIONS, "read_committed")
     assert Counter(decode(DetectionEvent, value).image_id for value in manifests) == Counter(list(photos.expected))
-    print(lost(settings, "detector-0"), zombie.starts)

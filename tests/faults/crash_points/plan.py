@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +65,10 @@ class Plan:
         """The shot of this life is being fired. What is written survives the process, though not the machine."""
         with self._notes().open("ab") as file:
             file.write(b"x")
+
+    def age_s(self) -> float:
+        """How long ago the last shot was fired, seconds."""
+        return time.time() - self._notes().stat().st_mtime
 
     def _notes(self) -> Path:
         return self.file.with_suffix(".fired")
