@@ -21,6 +21,7 @@ from stream_worker import telemetry, topics
 from stream_worker.attempts import Attempts
 from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, FatalError, UserError
+from stream_worker.eviction import Evictions
 from stream_worker.lane import Lane
 from stream_worker.outages import Outages
 from stream_worker.records import Group, Received
@@ -54,6 +55,8 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         self._group = group
         self._settings = settings
         self._instance = instance
+        kafka = settings.kafka
+        self._evictions = Evictions(min(kafka.session_timeout_ms, kafka.rebalance_timeout_ms) / 1000)
         self._ready: Callable[[], None] | None = ready
         self._logical = {settings.kafka.prefix + topic: topic for topic in group.topics}
         self._lanes: dict[int, Lane] = {}
@@ -220,10 +223,15 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Every rebalance takes everything away: give all lanes up, within the drain's time."""
+        self._evictions.revoked(time.monotonic())
         await self._close_lanes(self._settings.stage.drain_s)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Make a lane of each partition number. They open in tasks of their own: no heartbeat is sent meanwhile."""
+        evicted = self._evictions.assigned(self._consumer._coordinator.member_id, time.monotonic())
+        if evicted and self._instance is not None:
+            self._end(FatalError(f"another process seems to use the name {self._instance}: give each its own --name"))
+            return
         numbers: dict[int, set[str]] = {}
         for source in assigned:
             numbers.setdefault(source.partition, set()).add(source.topic)
