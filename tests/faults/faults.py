@@ -34,6 +34,8 @@ class Hit:
     until: float
     waiting: int
     """Images without an outcome at that moment."""
+    age_s: float | None = None
+    """How long a worker had lived: one of a few seconds was still starting."""
 
     @property
     def group(self) -> str | None:
@@ -55,6 +57,7 @@ class Service:
     missed: int = 0
     """Steps that found nobody to hit, or no work."""
     stopped: set[str] = field(default_factory=set)
+    troubles: list[str] = field(default_factory=list)
 
     def now(self) -> float:
         """Seconds of the run."""
@@ -70,13 +73,13 @@ class Service:
         name = step.pick(list(alive))
         return alive[name] if name is not None else None
 
-    def note(self, kind: str, target: str) -> Hit | None:
+    def note(self, kind: str, target: str, age_s: float | None = None) -> Hit | None:
         """Log a fault that has just hit; None where all work was done, so that it proves nothing."""
         waiting = self.waiting()
         if not waiting:
             self.missed += 1
             return None
-        hit = Hit(kind, target, round(self.now(), 2), round(self.now(), 2), waiting)
+        hit = Hit(kind, target, round(self.now(), 2), round(self.now(), 2), waiting, age_s)
         self.hits.append(hit)
         return hit
 
@@ -103,10 +106,11 @@ def send(worker: Worker, number: signal.Signals) -> bool:
 async def kill(service: Service, step: Step) -> None:
     """SIGKILL of a worker: no word to anybody, a transaction perhaps half done."""
     worker = service.worker(step)
-    if worker is None or not send(worker, signal.SIGKILL):
+    age_s = worker and _age_s(worker)
+    if worker is None or age_s is None or not send(worker, signal.SIGKILL):
         service.missed += 1
         return
-    service.note(KILL, worker.name)
+    service.note(KILL, worker.name, age_s)
 
 
 async def kill_model(service: Service, step: Step) -> None:
@@ -177,6 +181,13 @@ async def _comes_back(service: Service, node: Node, step: Step, hit: Hit | None)
     service.over(hit)
     # Never two nodes at once: the next fault waits until this one has caught up.
     await service.cluster.whole(WHOLE_S)
+
+
+def _age_s(worker: Worker) -> float | None:
+    try:
+        return round(time.time() - psutil.Process(worker.pid).create_time(), 1)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _node(service: Service, step: Step) -> Node:

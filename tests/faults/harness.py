@@ -7,10 +7,13 @@ import contextlib
 import json
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from aiokafka.errors import KafkaError
 
 from stream_worker import supervisor
 from stream_worker.audit.findings import Report
@@ -52,8 +55,10 @@ class Outcome:
     audit: Report
     hits: Sequence[Hit]
     missed: int
-    faults_over: float
-    """When the last fault had ended, in seconds of the run."""
+    over: float
+    """When the last fault had ended and all was published, in seconds of the run."""
+    troubles: Sequence[str]
+    """Tracks of faults that broke off: the harness's own trouble, or a cluster that did not become whole again."""
     samples: Sequence[Sample]
     visible: Mapping[Source, Sequence[int]]
     lives: Sequence[Life]
@@ -121,15 +126,15 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
             waiting=lambda: len(planned.expected) - len(live.images),
             started=started,
         )
-        async with _publishing(settings, planned, base, profile, service):
+        async with _publishing(settings, planned, base, profile, service) as publishing:
             enough = round(profile.inject_until * len(planned.expected))
-            async with _injecting(service, steps, folder), _progress(service, live, tell):
-                await live.until(enough, profile.within_s)
-            faults_over = max((hit.until for hit in service.hits), default=service.now())
-            tell(f"seed {seed}: {len(service.hits)} faults landed, over after {faults_over:.0f} s")
-            left_s = max(DRAIN_S, profile.within_s - service.now()) if profile.name == "long" else DRAIN_S / 2
-            if not await live.until(len(planned.expected), left_s):
-                tell(f"seed {seed}: {service.waiting()} images without an outcome; to repeat: {command(seed, profile)}")
+            async with _progress(service, live, tell):
+                async with _injecting(service, steps, folder):
+                    await live.until(enough, profile.within_s)
+                tell(f"{len(service.hits)} faults landed, over after {service.now():.0f} s")
+                published = await asyncio.wait_for(publishing, READ_S)
+                if not await live.until(len(planned.expected), DRAIN_S):
+                    tell(f"{service.waiting()} images without an outcome")
         await _drained(settings, tell)
         seconds = service.now()
         await asyncio.sleep(3.0)  # whatever comes now is one too many, and the live reader sees it
@@ -147,7 +152,8 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
             audit=report,
             hits=service.hits,
             missed=service.missed,
-            faults_over=faults_over,
+            over=max([published, *(hit.until for hit in service.hits)]),
+            troubles=service.troubles,
             samples=offsets.samples,
             visible=seen,
             lives=memory.lives,
@@ -169,29 +175,29 @@ def _restarts() -> Iterator[None]:
 @asynccontextmanager
 async def _publishing(
     settings: Settings, planned: Plan, base: str, profile: Profile, service: Service
-) -> AsyncIterator[None]:
-    """Publish at an even pace, through all faults; an error of it ends the run."""
+) -> AsyncIterator[asyncio.Task[float]]:
+    """Publish at an even pace, through all faults, in a task that gives the moment of its end."""
     pace_s = profile.publish_s / len(planned.events)
 
-    async def publish() -> None:
+    async def publish() -> float:
         started = service.now()
-        left = list(enumerate(planned.events))
+        left = deque(enumerate(planned.events))
         while left:
             # An event that may or may not have been taken is published again: a duplicate more, and no harm.
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, KafkaError, OSError, TimeoutError):
                 async with Publisher(settings) as publisher:
                     while left:
                         number, image = left[0]
                         await asyncio.sleep(max(0.0, started + number * pace_s - service.now()))
                         await publisher.publish(base + image.path(profile.object_ms), image_id=image.image_id)
-                        left.pop(0)
+                        left.popleft()
             if left:
                 await asyncio.sleep(1.0)
+        return service.now()
 
     task = asyncio.create_task(publish(), name="publish")
     try:
-        yield
-        await asyncio.wait_for(task, READ_S)
+        yield task
     finally:
         await end(task)
 
@@ -207,7 +213,12 @@ async def _injecting(service: Service, steps: Mapping[str, Sequence[Step]], fold
                 await asyncio.wait_for(enough.wait(), step.pause_s)
             if enough.is_set():
                 return
-            await FAULTS[step.kind](service, step)
+            try:
+                await FAULTS[step.kind](service, step)
+            except (UserError, TimeoutError) as error:
+                # The other tracks go on; the run says what became of this one.
+                service.troubles.append(f"{step.kind} at {service.now():.0f} s: {type(error).__name__}: {error}")
+                return
 
     tracks = [asyncio.create_task(go_on(track), name=f"faults: {name}") for name, track in steps.items()]
     try:
@@ -241,7 +252,7 @@ async def _drained(settings: Settings, tell: Callable[[str], None]) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
             while True:
-                with contextlib.suppress(UserError):
+                with contextlib.suppress(UserError, KafkaError, OSError):
                     behind = {f"{one.group} of {one.topic}": one.lag for one in await measure(settings, 1.0) if one.lag}
                     if not behind:
                         return

@@ -43,15 +43,15 @@ LONG = Profile(
     name="long",
     images=10_000,
     nodes=3,
-    publish_s=500.0,
+    publish_s=520.0,
     spared=frozenset({"detector-0", "reconstructor-0", "aggregator-0"}),
     least_kills=50,
     rhythms={
-        "workers": Rhythm((5.0, 15.0), (Choice(faults.KILL),)),
+        "workers": Rhythm((5.0, 12.0), (Choice(faults.KILL),)),
         "models": Rhythm((8.0, 20.0), (Choice(faults.KILL_MODEL),)),
         "zombies": Rhythm((25.0, 50.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 7)),)),
         "nodes": Rhythm(
-            (15.0, 35.0),
+            (20.0, 45.0),
             (
                 Choice(faults.NODE_KILL, (1.0, 10.0)),
                 Choice(faults.NODE_TERM, (1.0, 10.0)),

@@ -19,6 +19,7 @@ NAMES = {
     NODE_TERM: "nodes terminated",
     NODE_STOP: "nodes stopped",
 }
+MORE = ["kills with work in the worker's group", "kills of a worker still starting", "found nobody"]
 
 
 def page(states: Sequence[State]) -> str:
@@ -53,12 +54,12 @@ def page(states: Sequence[State]) -> str:
             "## Faults that landed",
             "A fault has landed when it hit a process that lived while images had no outcome yet.",
             "",
-            *_table(["seed", *(NAMES[kind] for kind in KINDS)], ["found nobody"], map(_landed, ran)),
+            *_table(["seed", *(NAMES[kind] for kind in KINDS)], MORE, map(_landed, ran)),
             "",
             "## Figures",
-            f"Lag 0 after the last fault (at most {DRAINED_S:.0f} s). A killed worker's partitions resume (at most "
-            f"{RESUMED_S:.0f} s): from the",
-            "kill until the committed offset of every partition in which the group had work has moved, seen once a",
+            f"Lag 0 (at most {DRAINED_S:.0f} s): from the end of the last fault, or of publishing where that is later.",
+            f"A killed worker's partitions resume (at most {RESUMED_S:.0f} s): from the kill until the committed offset",
+            "of every partition in which the group had work has moved, seen once a",
             "second; an upper bound by up to two seconds. *Alone*: no other fault of the group or of a broker node was",
             "going on, or just over. *Beside*: there was; shown, not judged.",
             f"Memory (at most x {GROWTH:.2f}): the median of the last quarter of a process's life over that of the",
@@ -118,7 +119,8 @@ def _guarantees(state: State) -> list[Any]:
 
 def _landed(state: State) -> list[Any]:
     landed = state["figures"]["landed"]
-    return [state["seed"], *(landed[kind] for kind in KINDS), state["figures"]["missed_steps"]]
+    more = [state["figures"][name] for name in ("kills_in_work", "kills_while_starting", "missed_steps")]
+    return [state["seed"], *(landed[kind] for kind in KINDS), *more]
 
 
 def _figures(state: State) -> list[Any]:

@@ -18,6 +18,8 @@ from tests.faults.profiles import SESSION_S
 DRAINED_S = 120.0
 RESUMED_S = SESSION_S + 10.0
 GROWTH = 1.10
+STARTING_S = 3.0
+"""A worker that has lived less is still on its way into its group."""
 NAMED = 5
 """Most examples of a difference that are named."""
 
@@ -39,15 +41,15 @@ def judged(run: Run) -> Verdict:
         *differences("fresh reader", run.fresh, run.planned.expected),
         *_audited(run),
     ]
-    drained = drained_s(run.samples, run.visible, run.faults_over)
+    drained = drained_s(run.samples, run.visible, run.over)
     stood = resumed(run.hits, run.samples, run.visible)
     grown = growth(run.lives)
     kills = sum(hit.kind == KILL for hit in run.hits)
-    missed = [*_late(drained, stood), *_grown(grown)]
+    missed = [*_late(drained, stood), *_grown(grown), *run.troubles]
     if kills < run.profile.least_kills:
         missed.append(f"{kills} kills landed, {run.profile.least_kills} were wanted")
     if not run.profile.limits:
-        missed = []
+        missed = list(run.troubles)
     return Verdict(broken, missed, _figures(run, drained, stood, grown))
 
 
@@ -117,6 +119,9 @@ def _figures(run: Run, drained: float | None, stood: Sequence[Resumed], grown: S
         "nodes": run.profile.nodes,
         "landed": {kind: landed[kind] for kind in KINDS},
         "missed_steps": run.missed,
+        "kills_in_work": len(stood),
+        "kills_while_starting": sum(hit.age_s is not None and hit.age_s < STARTING_S for hit in run.hits),
+        "troubles": list(run.troubles),
         "restarts": dict(run.starts),
         "live": len(run.live),
         "fresh": len(run.fresh),
