@@ -20,10 +20,15 @@ OBJECT_S = 0.02
 """How long `Dots` takes for an object, seconds."""
 
 
-def photo(number: int, objects: int) -> bytes:
-    """A PNG that `Counted` finds `objects` objects in; `number` makes its bytes its own."""
+def photo(number: int, objects: int, fates: str = "", object_ms: int = round(1000 * OBJECT_S)) -> bytes:
+    """A PNG that `Counted` finds `objects` objects in; `number` makes its bytes its own.
+
+    What `ScriptedDots` is to do with each object: a letter an object, see there, and `object_ms`, its time.
+    """
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     pixels[0, 0] = (objects, number % 256, number // 256)
+    pixels[1, : len(fates), 0] = list(fates.encode())
+    pixels[2, 0] = (object_ms % 256, object_ms // 256, 0)
     pixels[8:, 8:] = (40 + number % 200, 120, 60)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -75,6 +80,19 @@ class Faulty(Counted):
         return super().infer(task, payload)
 
 
+class Scripted(Faulty):
+    """`Faulty`, and the labels carry on what the photo says of each object: its fate, its number, its time."""
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        header, body = super().infer(task, payload)
+        shape = (task["height"], task["width"], 3)
+        pixels = np.memmap(task["pixels"], np.uint8, "r", shape=shape)
+        object_ms = int(pixels[2, 0, 0]) + 256 * int(pixels[2, 0, 1])
+        for index, one in enumerate(header["objects"]):
+            one["label"] = f"{chr(pixels[1, index, 0] or ord(ScriptedDots.FINE))} {index} {object_ms}"
+        return header, body
+
+
 class Dots:
     """A reconstructor that gives the mask's box a few Gaussians, in `OBJECT_S` seconds."""
 
@@ -84,7 +102,7 @@ class Dots:
     def warm_up(self) -> None: ...
 
     def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        time.sleep(OBJECT_S)
+        time.sleep(self.seconds(task))
         x0, y0, x1, y1 = masks.box(task["mask"])
         points = np.array([[x, y, z] for x in (x0, x1) for y in (y0, y1) for z in (0, 1)], np.float32)
         count = len(points)
@@ -109,3 +127,26 @@ class Dots:
             "times": {},
         }
         return header, ply
+
+    def seconds(self, task: dict[str, Any]) -> float:
+        """How long this object takes."""
+        return OBJECT_S
+
+
+class ScriptedDots(Dots):
+    """`Dots` that does with an object what its label says, see `Scripted`."""
+
+    FINE, REFUSE, CRASH, HANG = ".", "r", "c", "h"
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        fate = task["label"].split()[0]
+        if fate == self.REFUSE:
+            raise ModelFault("reconstruct_failed", "refused")
+        if fate == self.CRASH:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fate == self.HANG:
+            time.sleep(3600)
+        return super().infer(task, payload)
+
+    def seconds(self, task: dict[str, Any]) -> float:
+        return int(task["label"].split()[2]) / 1000

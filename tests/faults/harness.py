@@ -1,140 +1,46 @@
-"""The real processes on a real Kafka under a seeded schedule of faults, and what must come out of it all the same."""
+"""A run: the real processes on a real Kafka, publishing, faults and samplers side by side, then the verifiers."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
+import contextlib
+import json
 import signal
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
+from aiokafka.errors import KafkaError
 
+from stream_worker import supervisor
 from stream_worker.audit.findings import Report
 from stream_worker.audit.run import audit
-from stream_worker.events import CompletedImageEvent, object_id
-from stream_worker.local_kafka import LocalKafka
+from stream_worker.closing import end
+from stream_worker.errors import UserError
+from stream_worker.events import CompletedImageEvent
 from stream_worker.publish import Publisher
 from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Stage, Up
-from stream_worker.supervisor import Supervisor, Worker
+from stream_worker.status import measure
 from stream_worker.up import running
-from tests.integration.test_pipeline import Expected, Reader, outcome
+from tests.faults.faults import FAULTS, Hit, Service, send
+from tests.faults.memory import Life, Memory
+from tests.faults.offsets import Offsets, Sample, Source, visible
+from tests.faults.plan import Plan, drawn, plan
+from tests.faults.profiles import SESSION_S, TASK_TIMEOUT_S, TRANSACTION_S, Profile
+from tests.faults.readers import Reader
+from tests.faults.schedule import Step, schedule
 from tests.photo_server import Answer, serving
-from tests.stubs import Faulty, photo
+from tests.servers.kafka_cluster import KafkaCluster
 
-SESSION_MS = 6000
-POISON = {Faulty.REFUSE: "detect_failed", Faulty.CRASH: "model_crashed"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is published in what order, and what must come of it."""
-
-    events: list[tuple[str, int]]  # image_id and number of objects (or a poison number), duplicates included
-    expected: Expected
-    statuses: Counter[str]
-
-
-def plan(seed: int, images: int, *, most_objects: int = 5, poison: float = 0.01, duplicates: float = 0.2) -> Plan:
-    """`images` photos of which a share is poison and a share is published twice, all by the seed."""
-    numbers = random.Random(seed)
-    events: list[tuple[str, int]] = []
-    expected: Expected = {}
-    for number in range(images):
-        image_id = f"image-{number}"
-        count = numbers.choice(list(POISON)) if numbers.random() < poison else numbers.randint(0, most_objects)
-        events.append((image_id, count))
-        if count in POISON:
-            expected[image_id] = ("failed", frozenset())
-        else:
-            ids = (object_id(image_id, "live", index) for index in range(count))
-            expected[image_id] = ("complete", frozenset(ids))
-        if numbers.random() < duplicates:
-            events.insert(numbers.randint(0, len(events)), (image_id, count))
-    return Plan(events, expected, Counter(status for status, _ in expected.values()))
-
-
-@dataclass
-class Landed:
-    """The faults that hit while work was going on: proof that they were there."""
-
-    at: list[tuple[float, str, str]] = field(default_factory=list)
-
-    def note(self, kind: str, target: str) -> None:
-        self.at.append((round(time.monotonic(), 1), kind, target))
-
-    def count(self, kind: str | None = None) -> int:
-        return sum(kind in (None, one) for _, one, _ in self.at)
-
-
-Fault = Callable[["Service"], Awaitable[None]]
-
-
-@dataclass
-class Service:
-    """What faults can reach."""
-
-    broker: LocalKafka
-    supervisor: Supervisor
-    numbers: random.Random
-    landed: Landed
-
-    def victim(self) -> Worker | None:
-        """A worker that lives."""
-        alive = [worker for worker in self.supervisor.workers if worker.pid is not None]
-        return self.numbers.choice(alive) if alive else None
-
-    def send(self, worker: Worker, number: signal.Signals) -> bool:
-        """Whether the signal reached the worker."""
-        try:
-            os.kill(worker.pid or 0, number) if worker.pid else None
-        except ProcessLookupError:
-            return False
-        return worker.pid is not None
-
-
-async def kill_worker(service: Service) -> None:
-    """SIGKILL: no word to anybody, a transaction perhaps half done."""
-    worker = service.victim()
-    if worker is not None and service.send(worker, signal.SIGKILL):
-        service.landed.note("kill", worker.name)
-
-
-async def kill_model(service: Service) -> None:
-    """SIGKILL of a model's or decoder's process under its worker."""
-    worker = service.victim()
-    if worker is None or worker.pid is None:
-        return
-    try:
-        children = psutil.Process(worker.pid).children()
-        if children:
-            service.numbers.choice(children).kill()
-            service.landed.note("kill model", worker.name)
-    except psutil.NoSuchProcess:
-        return
-
-
-async def zombie(service: Service) -> None:
-    """SIGSTOP until the group has given the worker up, then SIGCONT: it must find out, and break nothing."""
-    worker = service.victim()
-    if worker is None or not service.send(worker, signal.SIGSTOP):
-        return
-    pid = worker.pid
-    service.landed.note("zombie", worker.name)
-    await asyncio.sleep(SESSION_MS / 1000 + 3)
-    if worker.pid == pid:
-        service.send(worker, signal.SIGCONT)
-
-
-async def restart_broker(service: Service) -> None:
-    """SIGKILL of the broker; it comes back with its data."""
-    service.landed.note("broker", "kill")
-    service.broker.kill()
-    await service.broker.start()
+RESTART_S = (0.5, 4.0)
+"""Instead of the supervisor's longest back-off of a minute: there would soon be nobody left to kill."""
+TELL_S = 15.0
+DRAIN_S = 300.0
+"""How long lag may last before it is given up: far beyond what is allowed, to have a figure."""
+READ_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -142,27 +48,46 @@ class Outcome:
     """What a run showed."""
 
     seed: int
-    events: list[CompletedImageEvent]
-    fresh: list[CompletedImageEvent]
+    profile: Profile
+    planned: Plan
+    live: Sequence[CompletedImageEvent]
+    fresh: Sequence[CompletedImageEvent]
     audit: Report
-    landed: Landed
+    hits: Sequence[Hit]
+    missed: int
+    over: float
+    """When the last fault had ended and all was published, in seconds of the run."""
+    troubles: Sequence[str]
+    """Tracks of faults that broke off: the harness's own trouble, or a cluster that did not become whole again."""
+    samples: Sequence[Sample]
+    visible: Mapping[Source, Sequence[int]]
+    lives: Sequence[Life]
+    starts: Mapping[str, int]
     seconds: float
 
 
-def settings_for(broker: LocalKafka, folder: Path, base: str) -> Settings:
+def command(seed: int, profile: Profile) -> str:
+    """What repeats the run."""
+    short = " SHORT=1" if profile.name == "short" else ""
+    return f"make faults SEED={seed} IMAGES={profile.images}{short}"
+
+
+def settings_for(cluster: KafkaCluster, folder: Path, base: str) -> Settings:
+    """Two detectors, three reconstructors, two aggregators, all with stub models."""
     return Settings(
         kafka=Kafka(
-            bootstrap_servers=broker.bootstrap_servers,
+            bootstrap_servers=cluster.bootstrap_servers,
             partitions=6,
-            session_timeout_ms=SESSION_MS,
+            replication_factor=len(cluster.nodes),
+            session_timeout_ms=round(1000 * SESSION_S),
             rebalance_timeout_ms=15_000,
             request_timeout_ms=10_000,
-            transaction_timeout_ms=15_000,
+            transaction_timeout_ms=round(1000 * TRANSACTION_S),
         ),
         local=Local(data_dir=folder),
         images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
-        detector=Detector(model="tests.stubs:Faulty", threads=1, task_timeout_s=5),
-        reconstructor=Reconstructor(model="tests.stubs:Dots", threads=1, task_timeout_s=5),
+        detector=Detector(model="tests.stubs:Scripted", threads=1, task_timeout_s=TASK_TIMEOUT_S),
+        reconstructor=Reconstructor(model="tests.stubs:ScriptedDots", threads=1, task_timeout_s=TASK_TIMEOUT_S),
         # A fault of ours must not use up a record's attempts: killed models are drawn at random here.
         stage=Stage(drain_s=3, retry_delay_s=0.1, retries=3),
         up=Up(detectors=2, reconstructors=3, aggregators=2),
@@ -170,67 +95,166 @@ def settings_for(broker: LocalKafka, folder: Path, base: str) -> Settings:
     )
 
 
-async def run(
-    seed: int, images: int, folder: Path, faults: list[Fault], every_s: tuple[float, float], within_s: float
-) -> tuple[Plan, Outcome]:
-    """Publish, inject a fault every so often while there is work, and read until everything has its outcome."""
-    planned = plan(seed, images)
-    numbers = random.Random(seed + 1)
-    landed = Landed()
-    started = time.monotonic()
+async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], None] = print) -> Outcome:
+    """Publish, inject faults while there is work, wait until everything has its outcome, and look at all of it.
+
+    `folder` gets the schedule, the logs of every process and the fault log; it is the caller's to remove.
+    """
+    planned = plan(seed, profile.images)
+    steps = schedule(seed, profile.rhythms, profile.horizon_s)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "schedule.json").write_text(json.dumps({k: [asdict(step) for step in v] for k, v in steps.items()}))
+    tell(f"seed {seed}: {len(planned.events)} events, {planned.objects} objects, {dict(planned.statuses)}")
 
     def made_up(path: str) -> Answer:
-        _, number, objects = path.split("/")
-        return 200, "image/png", photo(int(number), int(objects))
+        return 200, "image/png", drawn(path)
 
-    with serving(made_up) as base:
-        async with LocalKafka(folder / "broker", config={"group.min.session.timeout.ms": "1000"}) as broker:
-            settings = settings_for(broker, folder, base)
-            async with running(settings, on_progress=print, log_dir=folder / "logs") as up, Reader(settings) as live:
-                service = Service(broker, up.supervisor, numbers, landed)
+    async with AsyncExitStack() as stack:
+        base = stack.enter_context(serving(made_up))
+        stack.enter_context(_restarts())
+        cluster = await stack.enter_async_context(KafkaCluster(folder / "kafka", profile.nodes))
+        settings = settings_for(cluster, folder, base)
+        up = await stack.enter_async_context(running(settings, on_progress=tell, log_dir=folder / "logs"))
+        started = time.monotonic()
+        live = await stack.enter_async_context(Reader(settings.kafka))
+        offsets = await stack.enter_async_context(Offsets(settings.kafka, started))
+        memory = await stack.enter_async_context(Memory(up.supervisor.workers, started))
+        service = Service(
+            supervisor=up.supervisor,
+            cluster=cluster,
+            spared=profile.spared,
+            waiting=lambda: len(planned.expected) - len(live.images),
+            started=started,
+        )
+        async with _publishing(settings, planned, base, profile, service) as publishing:
+            enough = round(profile.inject_until * len(planned.expected))
+            async with _progress(service, live, tell):
+                async with _injecting(service, steps, folder):
+                    await live.until(enough, profile.within_s)
+                tell(f"{len(service.hits)} faults landed, over after {service.now():.0f} s")
+                published = await asyncio.wait_for(publishing, READ_S)
+                if not await live.until(len(planned.expected), DRAIN_S):
+                    tell(f"{service.waiting()} images without an outcome")
+        await _drained(settings, tell)
+        seconds = service.now()
+        await asyncio.sleep(3.0)  # whatever comes now is one too many, and the live reader sees it
+        await live.to_the_end(READ_S)
+        async with Reader(settings.kafka) as fresh:
+            await fresh.to_the_end(READ_S)
+        report = await audit(settings, drained=True)
+        seen = await visible(settings.kafka, READ_S)
+        return Outcome(
+            seed=seed,
+            profile=profile,
+            planned=planned,
+            live=live.events,
+            fresh=fresh.events,
+            audit=report,
+            hits=service.hits,
+            missed=service.missed,
+            over=max([published, *(hit.until for hit in service.hits)]),
+            troubles=service.troubles,
+            samples=offsets.samples,
+            visible=seen,
+            lives=memory.lives,
+            starts={worker.name: worker.starts for worker in up.supervisor.workers},
+            seconds=seconds,
+        )
 
-                async def publish() -> None:
-                    async with Publisher(settings) as publisher:
-                        for image_id, count in planned.events:
-                            number = image_id.removeprefix("image-")
-                            await publisher.publish(f"{base}/{number}/{count}", image_id=image_id)
 
-                async def inject() -> None:
-                    while len(live.events) < len(planned.expected):
-                        await asyncio.sleep(numbers.uniform(*every_s))
-                        await numbers.choice(faults)(service)
-
-                publishing, injecting = asyncio.create_task(publish()), asyncio.create_task(inject())
-                try:
-                    await live.until(len(planned.expected), within_s)
-                    await publishing
-                finally:
-                    for task in (publishing, injecting):
-                        task.cancel()
-                    await asyncio.wait({publishing, injecting})
-                    for worker in up.supervisor.workers:  # none may stay stopped
-                        service.send(worker, signal.SIGCONT)
-                await live.settled(5)
-                async with Reader(settings) as fresh:
-                    await fresh.until(len(planned.expected), 60)
-                    await fresh.settled(1)
-                report = await audit(settings, drained=True)
-    return planned, Outcome(seed, live.events, fresh.events, report, landed, time.monotonic() - started)
+@contextmanager
+def _restarts() -> Iterator[None]:
+    before = supervisor.BACKOFF_S
+    supervisor.BACKOFF_S = RESTART_S
+    try:
+        yield
+    finally:
+        supervisor.BACKOFF_S = before
 
 
-def require(planned: Plan, done: Outcome) -> None:
-    """Exactly the expected outcomes, once each, to the reader that was there and to one that came after.
+@asynccontextmanager
+async def _publishing(
+    settings: Settings, planned: Plan, base: str, profile: Profile, service: Service
+) -> AsyncIterator[asyncio.Task[float]]:
+    """Publish at an even pace, through all faults, in a task that gives the moment of its end."""
+    pace_s = profile.publish_s / len(planned.events)
 
-    And the audit, which recomputes from all topics and the store, agrees.
-    """
-    for who, events in (("live", done.events), ("fresh", done.fresh)):
-        counts = Counter((event.image_id, event.run, event.revision) for event in events)
-        wanted = Counter((image_id, "live", 1) for image_id in planned.expected)
-        assert counts == wanted, f"seed {done.seed}, {who}: {counts - wanted} too many, {wanted - counts} missing"
-        differing = {
-            event.image_id: (outcome(event), event.reason)
-            for event in events
-            if outcome(event) != planned.expected[event.image_id]
-        }
-        assert not differing, f"seed {done.seed}, {who}: {differing}"
-    assert done.audit.holds, f"seed {done.seed}, audit: {done.audit.plain()}"
+    async def publish() -> float:
+        started = service.now()
+        left = deque(enumerate(planned.events))
+        while left:
+            # An event that may or may not have been taken is published again: a duplicate more, and no harm.
+            with contextlib.suppress(UserError, KafkaError, OSError, TimeoutError):
+                async with Publisher(settings) as publisher:
+                    while left:
+                        number, image = left[0]
+                        await asyncio.sleep(max(0.0, started + number * pace_s - service.now()))
+                        await publisher.publish(base + image.path(profile.object_ms), image_id=image.image_id)
+                        left.popleft()
+            if left:
+                await asyncio.sleep(1.0)
+        return service.now()
+
+    task = asyncio.create_task(publish(), name="publish")
+    try:
+        yield task
+    finally:
+        await end(task)
+
+
+@asynccontextmanager
+async def _injecting(service: Service, steps: Mapping[str, Sequence[Step]], folder: Path) -> AsyncIterator[None]:
+    """Faults of all tracks, side by side, until the context is left; one that is under way then comes to its end."""
+    enough = asyncio.Event()
+
+    async def go_on(track: Sequence[Step]) -> None:
+        for step in track:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(enough.wait(), step.pause_s)
+            if enough.is_set():
+                return
+            try:
+                await FAULTS[step.kind](service, step)
+            except (UserError, TimeoutError) as error:
+                # The other tracks go on; the run says what became of this one.
+                service.troubles.append(f"{step.kind} at {service.now():.0f} s: {type(error).__name__}: {error}")
+                return
+
+    tracks = [asyncio.create_task(go_on(track), name=f"faults: {name}") for name, track in steps.items()]
+    try:
+        yield
+        enough.set()
+        await asyncio.gather(*tracks)
+    finally:
+        for task in tracks:
+            await end(task)
+        for worker in service.supervisor.workers:  # none may stay stopped
+            send(worker, signal.SIGCONT)
+        (folder / "faults.json").write_text(json.dumps([asdict(hit) for hit in service.hits]))
+
+
+@asynccontextmanager
+async def _progress(service: Service, live: Reader, tell: Callable[[str], None]) -> AsyncIterator[None]:
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            tell(f"{service.now():.0f} s: {len(live.images)} outcomes, {len(service.hits)} faults landed")
+
+    task = asyncio.create_task(report(), name="progress")
+    try:
+        yield
+    finally:
+        await end(task)
+
+
+async def _drained(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Wait until no group is behind, as `stream-worker status` sees it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while True:
+                with contextlib.suppress(UserError, KafkaError, OSError):
+                    behind = {f"{one.group} of {one.topic}": one.lag for one in await measure(settings, 1.0) if one.lag}
+                    if not behind:
+                        return
+                    tell(f"behind: {behind}")
+                await asyncio.sleep(1.0)

@@ -1,95 +1,110 @@
-"""The long fault run: `make faults` (SEED=n for one seed, IMAGES=n for fewer). Writes tests/faults/RESULTS.md.
+"""The long fault run: `make faults` (SEED=n for one seed, IMAGES=n for fewer, SHORT=1 for the short profile).
 
-All faults of the harness together, on every seed. The run ends with exit code 1 where an outcome is lost, comes twice
-or is not what it must be; the seed repeats the schedule of faults (not the timing of the machine).
+Each seed leaves its figures in a state file under --work, and tests/faults/RESULTS.md is written from all of them
+after each: so the seeds can be run one by one. Exit code 1 where a guarantee did not hold or a figure was missed.
+The seed repeats the plan and the schedule of faults, not the timing of the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import json
 import platform
 import shutil
 import sys
-import tempfile
-from collections import Counter
+import traceback
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from stream_worker.local_kafka import KAFKA_VERSION
-from tests.faults import harness
+from tests.faults import harness, profiles
+from tests.faults.profiles import Profile
+from tests.faults.results import page
+from tests.faults.verdict import judged
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-FAULTS: list[harness.Fault] = [
-    harness.kill_worker,
-    harness.kill_worker,
-    harness.kill_worker,
-    harness.kill_model,
-    harness.zombie,
-    harness.restart_broker,
-]
-EVERY_S = (1.0, 4.0)
-KINDS = ("kill", "kill model", "zombie", "broker")
-
-
-async def one(seed: int, images: int, within_s: float) -> tuple[str, bool]:
-    """Run one seed; its row of the table, and whether all was as it must be."""
-    folder = Path(tempfile.mkdtemp(prefix=f"stream-worker-faults-{seed}-"))
-    planned, done = await harness.run(seed, images, folder, FAULTS, EVERY_S, within_s)
-    try:
-        harness.require(planned, done)
-        verdict = "exactly the expected outcomes"
-    except AssertionError as error:
-        verdict = f"FAILED: {str(error)[:300]} (logs: {folder / 'logs'})".replace("|", "/").replace("\n", " ")
-    landed = Counter(kind for _, kind, _ in done.landed.at)
-    objects = sum(len(event.objects) for event in done.fresh)
-    faults = " | ".join(str(landed[kind]) for kind in KINDS)
-    row = f"| {seed} | {len(planned.events)} | {images} | {objects} | {faults} | {done.seconds:.0f} | {verdict} |"
-    if not verdict.startswith("FAILED"):
-        shutil.rmtree(folder, ignore_errors=True)
-    return row, not verdict.startswith("FAILED")
+WORK = Path("runs/faults")
 
 
 def main() -> int:
-    """Run the seeds one after the other; the table is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--within-s", type=float, default=3600)
-    arguments = parser.parse_args()
-    rows, good = [], True
+    """Run the seeds one after the other."""
+    arguments = _arguments()
+    profile = profiles.SHORT if arguments.short else profiles.LONG
+    if arguments.images:
+        share = arguments.images / profile.images
+        profile = dataclasses.replace(
+            profile,
+            images=arguments.images,
+            publish_s=share * profile.publish_s,
+            least_kills=int(share * profile.least_kills),
+        )
+    good = True
     for seed in arguments.seeds:
-        row, fine = asyncio.run(one(seed, arguments.images, arguments.within_s))
-        print(row, flush=True)
-        rows.append(row)
-        good &= fine
-        RESULTS.write_text(_page(rows, arguments.images), encoding="utf-8")
+        state = _one(seed, profile, arguments.work / profile.name)
+        good &= not (state["broken"] or state["missed"])
+        whole = not (arguments.short or arguments.images)
+        if results := arguments.results or (RESULTS if whole else None):
+            results.write_text(page(_states(arguments.work / profile.name)), encoding="utf-8")
     return 0 if good else 1
 
 
-def _page(rows: list[str], images: int) -> str:
-    return "\n".join(
-        [
-            "# Last results of the long fault run",
-            "",
-            f"`make faults IMAGES={images}`, {datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, "
-            f"aiokafka {version('aiokafka')}, Apache Kafka {KAFKA_VERSION}, one broker, 2 detectors, 3 reconstructors, "
-            f"2 aggregators with stub models (20 ms an object), {platform.machine()}.",
-            "",
-            "| seed | events | images | objects | workers killed | models killed | zombies | broker killed | seconds |"
-            " outcome |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-            "1 % of the images are poison, 20 % of the image events come twice. Every image must have exactly one "
-            "outcome, with exactly its objects, to a reader that was there all the time and to one that came after.",
-            "",
-            "Not measured yet: memory over time, time until a killed worker's partitions resume, a cluster of three "
-            "brokers, faults of the network between clients and broker, faults of the object store.",
-            "",
-        ]
-    )
+def _one(seed: int, profile: Profile, work: Path) -> dict[str, Any]:
+    """Run one seed; what it left. The folder of a run in which all was well is removed."""
+    folder = (work / f"seed-{seed}").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    state: dict[str, Any] = {
+        "seed": seed,
+        "images": profile.images,
+        "object_ms": profile.object_ms,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "versions": f"Apache Kafka {KAFKA_VERSION}, aiokafka {version('aiokafka')}, Python {platform.python_version()}",
+        "machine": _machine(),
+        "command": harness.command(seed, profile),
+        "logs": str(folder / "logs"),
+    }
+    try:
+        verdict = judged(asyncio.run(harness.run(seed, profile, folder)))
+        state |= {"broken": verdict.broken, "missed": verdict.missed, "figures": verdict.figures}
+    except Exception as error:  # noqa: BLE001  # the other seeds are to run all the same
+        traceback.print_exc()
+        state |= {"broken": [f"the run ended with {type(error).__name__}: {error}"], "missed": [], "figures": None}
+    (work / f"seed-{seed}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for line in (*state["broken"], *state["missed"]):
+        print(f"seed {seed} FAILED: {line}", flush=True)
+    if state["broken"] or state["missed"]:
+        print(f"seed {seed}: logs in {state['logs']}; to repeat: {state['command']}", flush=True)
+        shutil.rmtree(folder / "store", ignore_errors=True)
+    else:
+        print(f"seed {seed}: all is as it must be", flush=True)
+        shutil.rmtree(folder)
+    return state
+
+
+def _states(work: Path) -> list[dict[str, Any]]:
+    """Every seed that was run, in order."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in work.glob("seed-*.json")]
+    return sorted(found, key=lambda state: int(state["seed"]))
+
+
+def _machine() -> str:
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--images", type=int, help="fewer images, and fewer kills wanted; RESULTS.md is left alone")
+    parser.add_argument("--short", action="store_true", help="the short profile, on one node; likewise")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the states and the logs")
+    parser.add_argument("--results", type=Path, help="the page to write; RESULTS.md after whole runs if none is named")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

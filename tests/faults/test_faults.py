@@ -1,27 +1,33 @@
-"""The short profile: each fault alone, and all together, on a few hundred images."""
+"""The short profile: all faults together on a few hundred images, and the three verifiers of the long run.
+
+SEED=n repeats a seed, as does the command that a failure prints.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.faults import harness
+from tests.faults.faults import KILL, KILL_MODEL, OF_NODES, ZOMBIE
+from tests.faults.profiles import SHORT
+from tests.faults.verdict import judged
 
-SEED = int(os.environ.get("SEED", "20261123"))
-
-
-@pytest.mark.timeout(500)
-async def test_workers_and_models_are_killed_all_the_time(tmp_path: Path) -> None:
-    faults: list[harness.Fault] = [harness.kill_worker, harness.kill_worker, harness.kill_model]
-    planned, done = await harness.run(SEED, 1200, tmp_path, faults, every_s=(1.0, 3.0), within_s=300)
-    harness.require(planned, done)
-    assert done.landed.count() >= 5, f"too few faults landed: {done.landed}"
+SEED = int(os.environ.get("SEED") or 20261124)
 
 
-@pytest.mark.timeout(500)
-async def test_a_zombie_comes_back_after_its_partitions_have_gone(tmp_path: Path) -> None:
-    planned, done = await harness.run(SEED, 800, tmp_path, [harness.zombie], every_s=(0.5, 1.0), within_s=300)
-    harness.require(planned, done)
-    assert done.landed.count("zombie") >= 1, f"no worker was stopped: {done.landed}"
+@pytest.mark.timeout(600)
+async def test_all_faults_at_once_cost_time_and_nothing_else() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="stream-worker-faults-"))  # pytest's own would not last
+    run = await harness.run(SEED, SHORT, folder)
+    verdict = judged(run)
+    repeat = f"seed {SEED}, logs in {folder / 'logs'}, to repeat: {harness.command(SEED, SHORT)}"
+    assert not verdict.broken, f"{repeat}\n" + "\n".join(verdict.broken)
+    landed = {hit.kind for hit in run.hits}
+    assert landed >= {KILL, KILL_MODEL, ZOMBIE}, f"too few kinds of faults landed: {landed}; {repeat}"
+    assert landed & OF_NODES, f"no fault of the broker landed: {landed}; {repeat}"
+    shutil.rmtree(folder)

@@ -1,0 +1,85 @@
+"""The two sizes of a run: the long one of `make faults`, and the short one of `make test`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tests.faults import faults
+from tests.faults.schedule import Choice, Rhythm
+
+SESSION_S = 6.0
+TRANSACTION_S = 10.0
+TASK_TIMEOUT_S = 4.0
+OBJECT_MS = int(os.environ.get("OBJECT_MS", "20"))
+BEYOND_S = TRANSACTION_S + 3.0
+"""A zombie is stopped this long at least: its session and its transactions are over by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How much work, on how many nodes, under which faults."""
+
+    name: str
+    images: int
+    nodes: int
+    rhythms: Mapping[str, Rhythm]
+    publish_s: float
+    """Publishing is spread over this long, so that work arrives while faults go on."""
+    inject_until: float = 0.85
+    """No new fault once this share of the images has its outcome."""
+    horizon_s: float = 3600.0
+    """No new fault after this long either."""
+    within_s: float = 2400.0
+    object_ms: int = OBJECT_MS
+    spared: frozenset[str] = field(default_factory=frozenset)
+    least_kills: int = 0
+    limits: bool = True
+    """Whether the figures are held against their limits, or only the guarantees."""
+
+
+LONG = Profile(
+    name="long",
+    images=10_000,
+    nodes=3,
+    publish_s=520.0,
+    spared=frozenset({"detector-0", "reconstructor-0", "aggregator-0"}),
+    least_kills=50,
+    rhythms={
+        "workers": Rhythm((5.0, 12.0), (Choice(faults.KILL),)),
+        "models": Rhythm((8.0, 20.0), (Choice(faults.KILL_MODEL),)),
+        "zombies": Rhythm((25.0, 50.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 7)),)),
+        "nodes": Rhythm(
+            (20.0, 45.0),
+            (
+                Choice(faults.NODE_KILL, (1.0, 10.0)),
+                Choice(faults.NODE_TERM, (1.0, 10.0)),
+                Choice(faults.NODE_STOP, (60.0, 60.0)),
+            ),
+        ),
+    },
+)
+
+SHORT = Profile(
+    name="short",
+    images=400,
+    nodes=1,
+    publish_s=35.0,
+    limits=False,
+    horizon_s=40.0,
+    within_s=240.0,
+    rhythms={
+        "workers": Rhythm((4.0, 8.0), (Choice(faults.KILL),)),
+        "models": Rhythm((3.0, 6.0), (Choice(faults.KILL_MODEL),)),
+        "zombies": Rhythm((2.0, 4.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 2)),)),
+        "nodes": Rhythm(
+            (10.0, 15.0),
+            (
+                Choice(faults.NODE_KILL, (0.0, 1.0)),
+                Choice(faults.NODE_TERM, (0.0, 1.0)),
+                Choice(faults.NODE_STOP, (4.0, 8.0)),
+            ),
+        ),
+    },
+)
