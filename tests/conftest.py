@@ -60,6 +60,19 @@ def kafka() -> Iterator[str]:
 @pytest.fixture
 def prefix(kafka: str) -> Iterator[str]:
     """A prefix for the topics, groups and transactional ids of one test; its topics are deleted afterwards."""
+    with _prefix(kafka) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def module_prefix(kafka: str) -> Iterator[str]:
+    """The same for one run that several tests look at."""
+    with _prefix(kafka) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def _prefix(kafka: str) -> Iterator[str]:
     name = f"t{uuid.uuid4().hex[:10]}-"
     yield name
     with contextlib.suppress(KafkaError, OSError, TimeoutError):

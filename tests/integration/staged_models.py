@@ -101,7 +101,8 @@ class Echo:
     # ---------------------------------------------------------------- bad
 
     def hang_holding_the_gil(self, _: Any) -> None:
-        ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the GIL during the call: no Python thread runs
+        while True:  # a signal ends the sleep, and the host sends one to see the stacks
+            ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the GIL during the call: no Python thread runs
 
     def hang_in_python(self, _: Any) -> None:
         time.sleep(3600)
