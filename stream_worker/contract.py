@@ -22,6 +22,7 @@ SCHEMAS: dict[type[events.Event], str] = {
     events.ReconstructionEvent: "reconstruction",
     events.CompletedImageEvent: "completed-image",
     events.JoinStateEvent: "join-state",
+    events.JoinFloorEvent: "join-floor",
 }
 """The name of each event: its file in `schemas/`, and the middle of its CloudEvents type."""
 

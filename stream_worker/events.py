@@ -269,6 +269,7 @@ class JoinedImage(Part):
     status: Literal["open", "complete", "partial", "failed"] = "open"
     finished_at: AwareDatetime | None = Field(None, description="When that revision was published.")
     final: bool = Field(False, description="Nothing can change the outcome: manifest and results are let go.")
+    stray: bool = Field(False, description="Begun by a result that may be of an image that was finished and forgotten.")
 
 
 class JoinStateEvent(Event):
@@ -282,3 +283,11 @@ class JoinStateEvent(Event):
     run: Run
     image: JoinedImage | None = None
     result: ReconstructionEvent | None = None
+
+
+class JoinFloorEvent(Event):
+    """Topic `join-changelog`, one a partition (key: []): how far the aggregator has forgotten early. Ours alone."""
+
+    deadline_at: Deadline = Field(
+        description="The latest one of all images that were forgotten before their grace was over."
+    )

@@ -59,6 +59,12 @@ JOIN_BYTES = Gauge(
     registry=REGISTRY,
 )
 
+JOIN_FORGOTTEN_EARLY = Counter(
+    "stream_worker_join_forgotten_early_total",
+    "Finished images forgotten before their grace was over, for want of memory (aggregator.memory_mb).",
+    registry=REGISTRY,
+)
+
 # ------------------------------------------------------------------ models
 
 MODEL_STARTS = Counter(

@@ -117,6 +117,13 @@ class Aggregator(Section):
 
     deadline_s: float = Field(900.0, gt=0, description="an image is completed with what there is after this")
     grace_s: float = Field(3600.0, ge=0, description="a finished image is remembered this long, to know duplicates")
+    memory_mb: int = Field(
+        1024,
+        ge=8,
+        le=1_048_576,
+        description="images that a worker holds, in equal parts for its lanes; past that, new ones wait in Kafka and "
+        "finished ones are forgotten before their grace is over: their duplicates are done again, late results dropped",
+    )
 
 
 class Stage(Section):

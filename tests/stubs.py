@@ -133,7 +133,6 @@ class Dots:
         }
         return header, ply
 
-<<<<<<< HEAD
     def seconds(self, task: dict[str, Any]) -> float:
         """How long this object takes."""
         return OBJECT_S
@@ -156,7 +155,6 @@ class ScriptedDots(Dots):
 
     def seconds(self, task: dict[str, Any]) -> float:
         return int(task["label"].split()[2]) / 1000
-=======
 
 Made = tuple[dict[str, Any], bytes]
 
@@ -313,4 +311,3 @@ def _child() -> Child:
         frame = frame.f_back
     child: Child = frame.f_locals["self"]
     return child
->>>>>>> wt-model

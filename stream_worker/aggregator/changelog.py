@@ -1,17 +1,19 @@
 """The changelog: the join's state as records of the topic `join-changelog`, and back.
 
 Records are keyed by what they are a piece of, as JSON: [image_id, run] for an image, [image_id, run, object_id]
-for one of its results. The newest record of a key is the truth, a tombstone takes the piece away; Kafka's
-compaction keeps no more than that. All of an image's records are on its lane's partition.
+for one of its results, [] for the lane's floor (see `join.py`). The newest record of a key is the truth, a tombstone
+takes the piece away; Kafka's compaction keeps no more than that. All of an image's records are on its lane's partition.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Protocol
 
 import orjson
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
     CorruptRecordException,
     InvalidMessageError,
@@ -24,7 +26,11 @@ from aiokafka.errors import (
 from stream_worker import contract
 from stream_worker.aggregator.join import Change
 from stream_worker.errors import FatalError, OutageError, RecordFault
-from stream_worker.events import JoinStateEvent
+from stream_worker.events import JoinFloorEvent, JoinStateEvent
+
+Piece = JoinStateEvent | JoinFloorEvent
+
+FLOOR_KEY = b"[]"
 
 STOP_S = 5.0
 """Closing the consumer, at most: it holds nothing that could be lost."""
@@ -34,23 +40,53 @@ _DECODE_BATCH = 100
 """Records decoded before other work on the event loop (heartbeats) gets its turn."""
 
 
+class Read(Protocol):
+    """What matters of a record that was read."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+Newest = dict[bytes | None, tuple[int, bytes]]
+"""Offset and value of the newest record of each key that is no tombstone."""
+
+
 def key_of(image_id: str, run: str, object_id: str | None = None) -> bytes:
     """The record key of an image, or of one of its results."""
     return orjson.dumps([image_id, run] if object_id is None else [image_id, run, object_id])
 
 
-def record(change: Change) -> tuple[bytes, bytes | None]:
-    """Key and value of the record that writes a change down."""
+def record(change: Change | JoinFloorEvent) -> tuple[bytes, bytes | None]:
+    """Key and value of the record that writes a change, or a new floor, down."""
+    if isinstance(change, JoinFloorEvent):
+        return FLOOR_KEY, contract.encode(change)
     key = key_of(change.image_id, change.run, change.object_id)
     return key, contract.encode(change.event) if change.event else None
 
 
-async def restore(
-    bootstrap_servers: str, topic: str, lane: int, *, patience_s: float = 30.0, request_timeout_ms: int = 20_000
-) -> list[JoinStateEvent]:
-    """All pieces that partition `lane` of `topic` (its full name) holds now, committed ones only.
+def keep_newest(newest: Newest, records: Iterable[Read]) -> None:
+    """Read on: the records take the place of those of the same keys."""
+    for record in records:
+        if record.value is None:
+            newest.pop(record.key, None)
+        else:
+            newest[record.key] = record.offset, record.value
 
-    To be called when whoever wrote there before is fenced. Then nothing is added while this reads.
+
+async def restore(
+    bootstrap_servers: str,
+    topic: str,
+    lane: int,
+    take: Callable[[Piece], None],
+    *,
+    patience_s: float = 30.0,
+    request_timeout_ms: int = 20_000,
+) -> None:
+    """Call `take` with every piece that partition `lane` of `topic` (its full name) holds now, committed ones only.
+
+    To be called when whoever wrote there before is fenced. Then nothing is added while this reads. The pieces are
+    opened one at a time: as objects, all of them together would take five times what the join takes that they make.
 
     Raises OutageError when the broker or the partition is away, or nothing has moved for `patience_s`; FatalError
     for a record that can't be read: to go on without it would lose an image in silence. (Who knows better can take
@@ -68,7 +104,7 @@ async def restore(
         max_partition_fetch_bytes=2 * 2**20,
     )
     try:
-        records = await _newest_by_key(consumer, partition, patience_s)
+        newest = await _newest_by_key(consumer, partition, patience_s)
     except (CorruptRecordException, InvalidMessageError, RecordTooLargeError, UnsupportedCodecError) as error:
         raise FatalError(f"{topic}-{lane}: a record batch can't be read: {error!r}") from error
     except OffsetOutOfRangeError as error:
@@ -86,12 +122,11 @@ async def restore(
         except asyncio.CancelledError:
             await asyncio.wait({stopping})
             raise
-    pieces = []
-    for count, record in enumerate(records):
-        pieces.append(_decoded(record))
+    for count, key in enumerate(list(newest)):
+        offset, value = newest.pop(key)
+        take(decoded(key, value, f"{topic}-{lane} offset {offset}"))
         if count % _DECODE_BATCH == 0:
             await asyncio.sleep(0)
-    return pieces
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
@@ -100,9 +135,7 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
             await consumer.stop()
 
 
-async def _newest_by_key(
-    consumer: AIOKafkaConsumer, partition: TopicPartition, patience_s: float
-) -> list[ConsumerRecord]:
+async def _newest_by_key(consumer: AIOKafkaConsumer, partition: TopicPartition, patience_s: float) -> Newest:
     """The newest record of every key that is no tombstone.
 
     Read by position: the last offsets are transaction markers or aborted records, which no poll returns. The end is
@@ -116,29 +149,26 @@ async def _newest_by_key(
         end = (await consumer.end_offsets([partition]))[partition]
         position = await consumer.position(partition)
 
-    newest: dict[bytes | None, ConsumerRecord] = {}
+    newest: Newest = {}
     loop = asyncio.get_running_loop()
     moved_at = loop.time()
     while (known := consumer.highwater(partition)) is None or position < max(end, known):
-        for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, []):
-            if record.value is None:
-                newest.pop(record.key, None)
-            else:
-                newest[record.key] = record
+        keep_newest(newest, (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, []))
         async with asyncio.timeout(patience_s):
             before, position = position, await consumer.position(partition)
         if position != before:
             moved_at = loop.time()
         elif loop.time() - moved_at > patience_s:
             raise TimeoutError
-    return list(newest.values())
+    return newest
 
 
-def _decoded(record: ConsumerRecord) -> JoinStateEvent:
+def decoded(key: bytes | None, value: bytes, place: str) -> Piece:
     """The piece in a record. Raises FatalError where it is none, or not the one that its key names."""
-    place = f"{record.topic}-{record.partition} offset {record.offset}"
     try:
-        piece = contract.decode(JoinStateEvent, record.value)
+        if key == FLOOR_KEY:
+            return contract.decode(JoinFloorEvent, value)
+        piece = contract.decode(JoinStateEvent, value)
     except RecordFault as fault:
         raise FatalError(f"corrupt join state at {place}: {fault.message}") from fault
     result = piece.result
@@ -146,6 +176,6 @@ def _decoded(record: ConsumerRecord) -> JoinStateEvent:
         raise FatalError(f"corrupt join state at {place}: neither an image nor one result")
     if result is not None and (result.image_id, result.run) != (piece.image_id, piece.run):
         raise FatalError(f"corrupt join state at {place}: a result of another image")
-    if record.key != key_of(piece.image_id, piece.run, result.object_id if result is not None else None):
-        raise FatalError(f"corrupt join state at {place}: the key {record.key!r} names something else")
+    if key != key_of(piece.image_id, piece.run, result.object_id if result is not None else None):
+        raise FatalError(f"corrupt join state at {place}: the key {key!r} names something else")
     return piece

@@ -22,36 +22,54 @@ The deadline acts when the clock is looked at (`tick`): a result that is handed 
 
 A finished image is remembered until `grace` after both its last outcome and its deadline, then forgotten. A
 result of an unknown image that comes even later than that is most likely of a forgotten one: it must not make
-a new `failed` outcome. But after a long outage of ours it may be the first we see of the image. So it is held
-for `grace`, in case its manifest follows, and then dropped in silence.
+a new `failed` outcome. But after a long outage of ours it may be the first we see of the image. So it is a
+*stray*: held for `grace`, in case its manifest follows, and then dropped in silence.
+
+Memory is bounded, by a share for each of what an image waits for (see `memory.py`):
+
+    awaiting_results    Over its share, the join is `full` for manifests. Results still go in, and finish these images.
+    awaiting_manifest   Over its share, the join is `full` for results. Manifests still go in. An image that has failed
+                        for want of a manifest counts here until it is forgotten: its manifest may still be to come,
+                        and must find the outcome that there is, and not make a second first one.
+    finished            Never full: over its share, the images whose grace ends first are forgotten early. Strays count
+                        here, and go the same way.
+
+Full for both, the deadlines make room: nothing waits for ever, and nothing that went in is lost.
+
+What is forgotten early costs the late results of a `partial` image their revision, and a photo that is published
+again is done again, as after its grace. It must not cost more: a late or repeated result, alone, must not make a second
+first outcome. How late it is can't tell such a result any more, so the join keeps a *floor*: the latest deadline of all
+that was forgotten early. A result of an unknown image whose deadline is not above the floor is a stray too. (A mark for
+each forgotten image would be exact, but a finished image is little more than a mark; and to forget only what is past
+its deadline would let a week's deadlines fill the memory, or stop the lane.) What this costs in turn: a photo below the
+floor whose results came and whose manifest never does (a damaged record, which is a dead letter) has no outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from heapq import heappop, heappush
-from typing import Literal
 
 from stream_worker.aggregator import outcome
+from stream_worker.aggregator.appointments import Appointments, Key
+from stream_worker.aggregator.image import Image, pack
+from stream_worker.aggregator.memory import Memory, State
 from stream_worker.errors import FatalError
 from stream_worker.events import (
     CompletedImageEvent,
     DetectionEvent,
-    JoinedImage,
+    JoinFloorEvent,
     JoinStateEvent,
     ReconstructionEvent,
 )
 
-MAX_WAIT = timedelta(days=7)
-"""No deadline is further away than this, whatever an event says: the topics keep nothing for longer."""
-
 EARLY_RESULTS = 1000
 """Most results held for an image without a manifest: the most objects that a detector may find."""
 
-Key = tuple[str, str]
-"""image_id, run"""
+AT_ONCE = 200
+"""Most images that one step forgets or finishes by the clock: a step must fit in a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,147 +88,166 @@ class Step:
 
     outcomes: list[CompletedImageEvent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    forgotten_early: int = 0
+    floor: JoinFloorEvent | None = None
+    """The floor, where it has risen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is held."""
+    """How much is held: images that wait for something, finished ones (strays included), and results."""
 
     open: int
     finished: int
     results: int
 
 
-@dataclass(slots=True)
-class _Image:
-    """An image. Events are held as JSON, a fifth of what they take as objects; see `_pack`."""
-
-    first_seen_at: datetime
-    deadline_at: datetime
-    manifest: bytes | None = None
-    expected: tuple[str, ...] | None = None
-    reconstructed: dict[str, bytes] = field(default_factory=dict)
-    failed: dict[str, bytes] = field(default_factory=dict)
-    revision: int = 0
-    status: Literal["open", "complete", "partial", "failed"] = "open"
-    finished_at: datetime | None = None
-    final: bool = False
-    due_at: datetime | None = None
-
-    def result_ids(self) -> list[str]:
-        return [*self.reconstructed, *self.failed]
-
-    def results(self) -> dict[str, ReconstructionEvent]:
-        packed = {**self.reconstructed, **self.failed}
-        return {name: ReconstructionEvent.model_validate_json(data) for name, data in packed.items()}
-
-    def opened_manifest(self) -> DetectionEvent | None:
-        return DetectionEvent.model_validate_json(self.manifest) if self.manifest is not None else None
-
-
 class Join:
     """The images of one lane."""
 
-    def __init__(self, grace: timedelta) -> None:
+    def __init__(self, grace: timedelta, allowed: int) -> None:
+        """`allowed`: bytes that it may hold. A state from the changelog is given to `take`, then checked by `taken`."""
         self._grace = grace
-        self._images: dict[Key, _Image] = {}
-        self._due: list[tuple[datetime, Key]] = []
+        self._images: dict[Key, Image] = {}
+        self._due = Appointments()
+        """Of the images that wait for something."""
+        self._spare = Appointments()
+        """When to forget the others. Only these may be forgotten early."""
+        self._floor: datetime | None = None
+        self._unclaimed: list[tuple[Key, str, bool, bytes]] = []
+        self.memory = Memory(allowed)
 
-    @classmethod
-    def restored(cls, grace: timedelta, pieces: Iterable[JoinStateEvent]) -> Join:
-        """The join whose changes left these pieces, in any order. Raises FatalError where they don't fit together."""
-        join = cls(grace)
-        results: list[ReconstructionEvent] = []
-        for piece in pieces:
-            if piece.image is not None:
-                join._images[piece.image_id, piece.run] = _from_piece(piece.image)
-            if piece.result is not None:
-                results.append(piece.result)
-        for result in results:
-            image = join._images.get((result.image_id, result.run))
+    # ------------------------------------------------------------------ from the changelog
+
+    def take(self, piece: JoinStateEvent | JoinFloorEvent) -> None:
+        """Take in a piece that a former join's changes have left; in any order."""
+        if isinstance(piece, JoinFloorEvent):
+            self._floor = piece.deadline_at
+            return
+        key = piece.image_id, piece.run
+        if piece.image is not None:
+            self._images[key] = Image.of(piece.image)
+        if (result := piece.result) is not None:
+            self._unclaimed.append((key, result.object_id, result.status == "reconstructed", pack(result)))
+
+    def taken(self) -> None:
+        """That was all. Raises FatalError where the pieces don't fit together."""
+        unclaimed, self._unclaimed = self._unclaimed, []
+        for key, name, good, data in unclaimed:
+            image = self._images.get(key)
             if image is None or image.final:
-                raise FatalError(f"join state: image {result.image_id!r}, run {result.run}: a result too many")
-            _store(image, result)
-        for key, image in join._images.items():
-            if not (image.final or image.manifest or image.result_ids()):
+                raise FatalError(f"join state: image {key[0]!r}, run {key[1]}: a result too many")
+            image.keep_packed(name, good, data)
+        for key, image in self._images.items():
+            if not (image.final or image.manifest or image.held()):
                 raise FatalError(f"join state: image {key[0]!r}, run {key[1]}: neither manifest nor results")
-            join._schedule(key, image)
-        return join
+            self.memory.add(image, self._state(image))
+            self._schedule(key, image)
+
+    # ------------------------------------------------------------------ what goes in
 
     def manifest(self, event: DetectionEvent, now: datetime) -> Step:
         """The detector has said what is in an image."""
         key = event.image_id, event.run
-        image = self._images.get(key) or _Image(now, min(event.deadline_at, now + MAX_WAIT))
+        image = self._images.get(key) or Image(now, event.deadline_at)
         if image.expected is not None or image.final:
             return Step()
-        self._images[key] = image
-        image.manifest = _pack(event)
-        image.expected = _expected(event)
         step = Step()
-        for name in [name for name in image.result_ids() if name not in image.expected]:
-            image.reconstructed.pop(name, None)
-            image.failed.pop(name, None)
-            step.changes.append(Change(*key, name, None))
-        verdict = "failed" if event.status == "failed" else _verdict(image)
-        return self._move_on(step, key, image, verdict, now)
+        with self._changing(key, image):
+            image.keep_manifest(event)
+            for name in [name for name in image.result_ids() if name not in (image.expected or ())]:
+                image.drop_result(name)
+                step.changes.append(Change(*key, name, None))
+            verdict = "failed" if event.status == "failed" else _verdict(image)
+            self._move_on(step, key, image, verdict, now)
+        return self._within_share(step, now)
 
     def result(self, event: ReconstructionEvent, now: datetime) -> Step:
         """An object was reconstructed, or could not be."""
         key = event.image_id, event.run
         image = self._images.get(key)
         first = image is None
-        image = image or _Image(now, min(event.deadline_at, now + MAX_WAIT))
+        if image is None:
+            image = Image(now, event.deadline_at, stray=self._floor is not None and event.deadline_at <= self._floor)
         if not _is_news(image, event):
             return Step()
-        self._images[key] = image
-        replaces = event.object_id in image.failed
-        _store(image, event)
-        verdict = _verdict(image)
-        if verdict == "complete":
-            step = Step(changes=[Change(*key, event.object_id, None)] if replaces else [])
-            return self._move_on(step, key, image, verdict, now, unwritten=event.object_id)
-        piece = JoinStateEvent(image_id=event.image_id, run=event.run, result=event)
-        step = Step(changes=[Change(*key, event.object_id, piece)])
-        if verdict is None and not first:
-            return step
-        return self._move_on(step, key, image, verdict, now)
+        step = Step()
+        with self._changing(key, image):
+            replaces = event.object_id in image.failed
+            image.keep_result(event)
+            verdict = _verdict(image)
+            written = verdict != "complete"  # of a complete image, nothing is kept
+            if written:
+                piece = JoinStateEvent(image_id=event.image_id, run=event.run, result=event)
+                step.changes.append(Change(*key, event.object_id, piece))
+            elif replaces:
+                step.changes.append(Change(*key, event.object_id, None))
+            if verdict is not None or first:
+                self._move_on(step, key, image, verdict, now, unwritten=None if written else event.object_id)
+        return self._within_share(step, now)
 
-    def tick(self, now: datetime, limit: int = 200) -> Step:
+    def tick(self, now: datetime, limit: int = AT_ONCE) -> Step:
         """What the clock brings about, for at most `limit` images: deadlines, and what can be forgotten."""
         step = Step()
-        while self._due and self._due[0][0] <= now and limit > 0:
-            due_at, key = heappop(self._due)
-            image = self._images.get(key)
-            if image is None or image.due_at != due_at:
-                continue  # an older appointment of an image that has moved on
-            image.due_at = None
-            limit -= 1
-            if image.revision == 0 and not self._is_stray(image):
-                verdict: outcome.Status = "failed" if image.expected is None else "partial"
-                self._move_on(step, key, image, verdict, now)
-            else:
-                del self._images[key]
-                step.changes += [Change(*key, name, None) for name in (*image.result_ids(), None)]
-        return step
+        for appointments in (self._due, self._spare):
+            while limit > 0 and (key := appointments.due(now)) is not None:
+                limit -= 1
+                image = self._images[key]
+                if image.revision > 0 or self._is_stray(image):
+                    self._forget(step, key, image)
+                    continue
+                with self._changing(key, image):
+                    self._move_on(step, key, image, "failed" if image.expected is None else "partial", now)
+        return self._within_share(step, now, limit)
+
+    # ------------------------------------------------------------------ how much it holds
 
     def sizes(self) -> Sizes:
-        """How much is held now. Walks over all images."""
-        images = self._images.values()
+        """How much is held now."""
+        images = self.memory.images
         return Sizes(
-            open=sum(image.revision == 0 for image in images),
-            finished=sum(image.revision > 0 for image in images),
-            results=sum(len(image.reconstructed) + len(image.failed) for image in images),
+            open=images["awaiting_manifest"] + images["awaiting_results"],
+            finished=images["finished"],
+            results=self.memory.results.total(),
         )
+
+    def _within_share(self, step: Step, now: datetime, limit: int = AT_ONCE) -> Step:
+        """Forget finished images that there is no room for, those first whose grace ends first; at most `limit`."""
+        while limit > 0 and self.memory.over("finished") and (first := self._spare.first()) is not None:
+            due_at, key = first
+            image = self._images[key]
+            limit -= 1
+            self._forget(step, key, image)
+            if due_at <= now:
+                continue
+            step.forgotten_early += 1
+            if image.revision > 0 and (self._floor is None or image.deadline_at > self._floor):
+                self._floor = image.deadline_at
+                step.floor = JoinFloorEvent(deadline_at=image.deadline_at)
+        return step
+
+    # ------------------------------------------------------------------ what an image goes through
+
+    @contextmanager
+    def _changing(self, key: Key, image: Image) -> Iterator[None]:
+        """While an image, new or known, is changed: count it out before, and in afterwards."""
+        if key in self._images:
+            self.memory.remove(image, self._state(image))
+        self._images[key] = image
+        try:
+            yield
+        finally:
+            self.memory.add(image, self._state(image))
 
     def _move_on(
         self,
         step: Step,
         key: Key,
-        image: _Image,
+        image: Image,
         verdict: outcome.Status | None,
         now: datetime,
         unwritten: str | None = None,
-    ) -> Step:
+    ) -> None:
         """Add the outcome that there is (if any) and the image's piece. `unwritten` has no piece in the changelog."""
         if verdict is not None:
             image.revision += 1
@@ -220,97 +257,66 @@ class Join:
             image.final = verdict == "complete" or (verdict == "failed" and image.expected is not None)
         if image.final:
             step.changes += [Change(*key, name, None) for name in image.result_ids() if name != unwritten]
-            image.manifest = image.expected = None
-            image.reconstructed, image.failed = {}, {}
-        step.changes.append(Change(*key, None, JoinStateEvent(image_id=key[0], run=key[1], image=_to_piece(image))))
+            image.drop_bodies()
+        step.changes.append(Change(*key, None, JoinStateEvent(image_id=key[0], run=key[1], image=image.piece())))
         self._schedule(key, image)
-        return step
 
-    def _schedule(self, key: Key, image: _Image) -> None:
-        """Note when the clock next matters to this image.
+    def _forget(self, step: Step, key: Key, image: Image) -> None:
+        del self._images[key]
+        self._due.cancel(key)
+        self._spare.cancel(key)
+        self.memory.remove(image, self._state(image))
+        step.changes += [Change(*key, name, None) for name in (*image.result_ids(), None)]
 
-        Its older appointments are void. They are all earlier than the one at which it is forgotten, so that none
-        outlives it.
-        """
+    def _schedule(self, key: Key, image: Image) -> None:
+        """Note when the clock next matters to this image."""
+        due_at = image.ends_at()
         if image.finished_at is not None:
-            due_at = max(image.finished_at, image.deadline_at) + self._grace
+            due_at = max(image.finished_at, due_at) + self._grace
         elif self._is_stray(image):
-            due_at = image.first_seen_at + self._grace
-        else:
-            due_at = image.deadline_at
-        if due_at == image.due_at:
-            return
-        image.due_at = due_at
-        heappush(self._due, (due_at, key))
+            due_at = max(image.first_seen_at, due_at) + self._grace
+        kept, left = (self._due, self._spare) if self._state(image) != "finished" else (self._spare, self._due)
+        left.cancel(key)
+        kept.set(key, due_at)
 
-    def _is_stray(self, image: _Image) -> bool:
-        """Whether the image began with a result so late that the image may have been finished and forgotten."""
-        return image.revision == 0 and image.expected is None and image.first_seen_at >= image.deadline_at + self._grace
+    def _state(self, image: Image) -> State:
+        if image.final or self._is_stray(image):
+            return "finished"
+        if image.expected is None:
+            return "awaiting_manifest"
+        return "finished" if image.revision else "awaiting_results"
+
+    def _is_stray(self, image: Image) -> bool:
+        """Whether the image began with a result, and may be one that was finished and forgotten."""
+        if image.revision > 0 or image.expected is not None:
+            return False
+        return image.stray or image.first_seen_at >= image.ends_at() + self._grace
 
 
-def _is_news(image: _Image, event: ReconstructionEvent) -> bool:
+def _is_news(image: Image, event: ReconstructionEvent) -> bool:
     if image.final or event.object_id in image.reconstructed:
         return False
     if event.object_id in image.failed:
         return event.status == "reconstructed"
     if image.expected is None:
-        return len(image.reconstructed) + len(image.failed) < EARLY_RESULTS
+        return image.held() < EARLY_RESULTS
     return event.object_id in image.expected
 
 
-def _verdict(image: _Image) -> outcome.Status | None:
+def _verdict(image: Image) -> outcome.Status | None:
     """The outcome that the manifest and the results give by themselves; None while it is still to come."""
     if image.expected is None:
         return None
     if len(image.reconstructed) == len(image.expected):
         return "complete"
-    all_there = len(image.reconstructed) + len(image.failed) == len(image.expected)
+    all_there = image.held() == len(image.expected)
     return "partial" if all_there or image.revision else None
 
 
-def _outcome(key: Key, image: _Image, verdict: outcome.Status, now: datetime) -> CompletedImageEvent:
+def _outcome(key: Key, image: Image, verdict: outcome.Status, now: datetime) -> CompletedImageEvent:
     results = image.results()
     manifest = image.opened_manifest()
     if manifest is not None:
         return outcome.joined(verdict, image.revision, manifest, results, now)
     published_at = min(result.published_at for result in results.values())
     return outcome.without_manifest(image.revision, *key, published_at, now)
-
-
-def _store(image: _Image, event: ReconstructionEvent) -> None:
-    image.failed.pop(event.object_id, None)
-    (image.reconstructed if event.status == "reconstructed" else image.failed)[event.object_id] = _pack(event)
-
-
-def _pack(event: DetectionEvent | ReconstructionEvent) -> bytes:
-    return event.model_dump_json(exclude_none=True).encode()
-
-
-def _expected(manifest: DetectionEvent) -> tuple[str, ...]:
-    """The ids that the manifest names, each once."""
-    return tuple(dict.fromkeys(named.object_id for named in manifest.objects)) if manifest.status == "detected" else ()
-
-
-def _to_piece(image: _Image) -> JoinedImage:
-    return JoinedImage(
-        first_seen_at=image.first_seen_at,
-        deadline_at=image.deadline_at,
-        manifest=image.opened_manifest(),
-        revision=image.revision,
-        status=image.status,
-        finished_at=image.finished_at,
-        final=image.final,
-    )
-
-
-def _from_piece(piece: JoinedImage) -> _Image:
-    return _Image(
-        first_seen_at=piece.first_seen_at,
-        deadline_at=piece.deadline_at,
-        manifest=_pack(piece.manifest) if piece.manifest else None,
-        expected=_expected(piece.manifest) if piece.manifest else None,
-        revision=piece.revision,
-        status=piece.status,
-        finished_at=piece.finished_at,
-        final=piece.final,
-    )

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
-from stream_worker import contract, topics
+from stream_worker import contract, metrics, telemetry, topics
 from stream_worker.aggregator import changelog, outcome
 from stream_worker.aggregator.join import Change, Join, Sizes, Step
+from stream_worker.aggregator.memory import STATES, State
 from stream_worker.errors import FatalError, Reason, RecordFault, UserError
 from stream_worker.events import (
     CompletedImageEvent,
     DetectionEvent,
     Failure,
+    JoinFloorEvent,
     ReconstructionEvent,
     utc_now,
 )
 from stream_worker.headers import cloud_event
 from stream_worker.records import Headers, Output, Received
 from stream_worker.settings import Settings
+
+AT_ONCE = 4
+"""Lanes restored at the same time: what is read of a lane takes as much again as what the lane will hold."""
+
+FED_BY: dict[State, str] = {"awaiting_results": topics.DETECTIONS, "awaiting_manifest": topics.RECONSTRUCTIONS}
+"""The input that makes images wait so."""
+
+log = telemetry.get(__name__)
 
 
 class Aggregator:
@@ -42,10 +54,16 @@ class Aggregator:
         self._largest = settings.kafka.max_event_bytes
         self._grace = timedelta(seconds=settings.aggregator.grace_s)
         self._clock = clock
+        self._memory = settings.aggregator.memory_mb * 2**20
         self._lanes: dict[int, Join] = {}
+        self._restoring = asyncio.Semaphore(AT_ONCE)
+        self._refused: dict[int, frozenset[str]] = {}
         # A lane holds twice as many at most (`Lane.limit`), and that is no more than one transaction holds: what `tick`
         # says builds on every record that was processed, so its outputs must not be committed before theirs.
         self.window = settings.stage.batch // 2
+        for state in STATES:
+            metrics.JOIN_IMAGES.labels(state).set_function(partial(self._images, state))
+        metrics.JOIN_BYTES.set_function(self._bytes)
 
     async def start(self) -> None:
         """Nothing to get ready: lanes are restored one by one."""
@@ -55,18 +73,25 @@ class Aggregator:
 
     async def open(self, lane: int) -> None:
         """Restore a lane from the changelog. Raises what `changelog.restore` raises."""
-        pieces = await changelog.restore(
-            self._bootstrap_servers,
-            self._changelog,
-            lane,
-            patience_s=1.5 * self._request_timeout_ms / 1000,
-            request_timeout_ms=self._request_timeout_ms,
-        )
-        self._lanes[lane] = Join.restored(self._grace, pieces)
+        join = Join(self._grace, self._memory)
+        async with self._restoring:
+            await changelog.restore(
+                self._bootstrap_servers,
+                self._changelog,
+                lane,
+                join.take,
+                patience_s=1.5 * self._request_timeout_ms / 1000,
+                request_timeout_ms=self._request_timeout_ms,
+            )
+        join.taken()
+        self._lanes[lane] = join
+        self._share_out()
 
     async def close(self, lane: int) -> None:
         """Forget a lane. What was not committed is gone with it."""
-        self._lanes.pop(lane, None)
+        self._refused.pop(lane, None)
+        if self._lanes.pop(lane, None) is not None:
+            self._share_out()
 
     async def process(self, record: Received) -> list[Output]:
         """Feed one record to the join. Awaits nothing, so records take effect in the order they are given."""
@@ -87,12 +112,32 @@ class Aggregator:
         return self._outputs(self._lane(lane).tick(self._clock()), lane)
 
     def full(self, lane: int) -> frozenset[str]:
-        """Nothing is refused yet."""
-        return frozenset()
+        """The inputs that would make the lane hold more than its part of the memory."""
+        join = self._lanes.get(lane)
+        if join is None:
+            return frozenset()
+        refused = frozenset(topic for state, topic in FED_BY.items() if join.memory.full(state))
+        if refused != self._refused.get(lane, frozenset()):
+            self._refused[lane] = refused
+            log.warning("lane is full" if refused else "lane is not full any more", lane=lane, of=sorted(refused))
+        return refused
 
     def sizes(self) -> dict[int, Sizes]:
-        """How much each open lane holds, for the gauges. Walks over all images."""
+        """How much each open lane holds."""
         return {lane: join.sizes() for lane, join in self._lanes.items()}
+
+    def _share_out(self) -> None:
+        """Equal parts: keys spread evenly, and no lane can take another's room."""
+        for join in self._lanes.values():
+            join.memory.allow(self._memory // len(self._lanes))
+
+    # The gauges are read from another thread, which must not meet a dictionary that changes.
+
+    def _images(self, state: State) -> float:
+        return sum(join.memory.images[state] for join in list(self._lanes.values()))
+
+    def _bytes(self) -> float:
+        return sum(join.memory.bytes.total() for join in list(self._lanes.values()))
 
     def _lane(self, lane: int) -> Join:
         join = self._lanes.get(lane)
@@ -101,15 +146,18 @@ class Aggregator:
         return join
 
     def _outputs(self, step: Step, lane: int, trace: Headers = ()) -> list[Output]:
+        metrics.JOIN_FORGOTTEN_EARLY.inc(step.forgotten_early)
         return [
             *(self._completed(event, trace) for event in step.outcomes),
             *(self._changed(change, lane, trace) for change in step.changes),
+            *([self._changed(step.floor, lane, trace)] if step.floor is not None else []),
         ]
 
-    def _changed(self, change: Change, lane: int, trace: Headers) -> Output:
+    def _changed(self, change: Change | JoinFloorEvent, lane: int, trace: Headers) -> Output:
         """A change of state as a record on the lane's own partition."""
         key, value = changelog.record(change)
-        headers = cloud_event(change.event, self._source, trace) if change.event else ()
+        event = change.event if isinstance(change, Change) else change
+        headers = cloud_event(event, self._source, trace) if event is not None else ()
         return Output(topics.CHANGELOG, key, value, headers, partition=lane)
 
     def _completed(self, event: CompletedImageEvent, trace: Headers) -> Output:

@@ -88,8 +88,10 @@ def completed(outputs: Sequence[Output]) -> list[CompletedImageEvent]:
     return [contract.decode(CompletedImageEvent, value) for value in found]
 
 
-async def restored(kafka: str, topic: str) -> list[JoinStateEvent]:
-    return await changelog.restore(kafka, topic, LANE, patience_s=30)
+async def restored(kafka: str, topic: str, lane: int = LANE, patience_s: float = 30) -> list[changelog.Piece]:
+    pieces: list[changelog.Piece] = []
+    await changelog.restore(kafka, topic, lane, pieces.append, patience_s=patience_s)
+    return pieces
 
 
 async def test_empty(kafka: str, topic: str) -> None:
@@ -138,7 +140,7 @@ async def test_only_its_own_lane(kafka: str, prefix: str, topic: str, aggregator
     await aggregator.open(LANE)
     async with owner(kafka, prefix) as producer:
         await commit(producer, topic, await fed(aggregator, manifest(2)))
-    assert await changelog.restore(kafka, topic, 1 - LANE) == []
+    assert await restored(kafka, topic, 1 - LANE) == []
 
 
 async def test_ends_after_a_long_tail_of_aborted_records_and_markers(
@@ -160,7 +162,7 @@ async def test_waits_for_an_open_transaction_rather_than_stop_before_it(
         await producer.begin_transaction()
         await send(producer, topic, await fed(aggregator, manifest(2)))
         with pytest.raises(OutageError, match="nothing has moved"):
-            await changelog.restore(kafka, topic, LANE, patience_s=2)
+            await restored(kafka, topic, patience_s=2)
         reading = asyncio.create_task(restored(kafka, topic))
         await producer.commit_transaction()
         assert [piece.image_id for piece in await reading] == ["photo"]
@@ -224,14 +226,14 @@ async def test_corrupt_record_halts(
 
 async def test_missing_topic_is_an_outage(kafka: str, prefix: str) -> None:
     with pytest.raises(OutageError, match="nothing has moved"):
-        await changelog.restore(kafka, f"{prefix}nowhere", LANE, patience_s=1)
+        await restored(kafka, f"{prefix}nowhere", patience_s=1)
 
 
 async def test_no_broker_is_an_outage() -> None:
     with socket.socket() as held:  # bound and not listening: nobody else can answer there
         held.bind(("127.0.0.1", 0))
         with pytest.raises(OutageError):
-            await changelog.restore(f"127.0.0.1:{held.getsockname()[1]}", "any", LANE, patience_s=5)
+            await restored(f"127.0.0.1:{held.getsockname()[1]}", "any", patience_s=5)
 
 
 @pytest.mark.parametrize("steps", range(8))

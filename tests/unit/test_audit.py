@@ -320,7 +320,7 @@ def test_whatever_the_join_makes_of_it_is_in_order(data: st.DataObject) -> None:
         for _ in range(data.draw(st.integers(0, repeats))):
             inputs.append(result(index, failed=data.draw(st.booleans())))
     inputs = data.draw(st.permutations(inputs))
-    join, now, books = Join(GRACE), 3.0, ledger()
+    join, now, books = Join(GRACE, 2**30), 3.0, ledger()
     for _ in range(repeats):
         publish(books)
     for event in inputs:

@@ -6,18 +6,21 @@ from datetime import timedelta
 
 import pytest
 
-from stream_worker.aggregator.join import EARLY_RESULTS, MAX_WAIT, Change, Join, Sizes, Step
+from stream_worker.aggregator.image import MAX_WAIT
+from stream_worker.aggregator.join import EARLY_RESULTS, Change, Join, Sizes, Step
 from stream_worker.errors import FatalError, Reason
 from stream_worker.events import CompletedImageEvent, JoinStateEvent, object_id
 
 from .examples import at, manifest, result
 
 GRACE = timedelta(seconds=50)
+PLENTY = 2**30
+"""Bytes; what happens with fewer is in test_join_memory.py."""
 
 
 @pytest.fixture
 def join() -> Join:
-    return Join(GRACE)
+    return Join(GRACE, PLENTY)
 
 
 def only(step: Step) -> CompletedImageEvent:
@@ -223,7 +226,7 @@ class TestMemory:
         assert gone[-1].object_id is None
 
     def test_grace_may_be_nothing(self) -> None:
-        join = Join(timedelta(0))
+        join = Join(timedelta(0), PLENTY)
         join.manifest(manifest(1), at(3))
         assert only(join.tick(at(100))).status == "partial"
         assert join.sizes() == Sizes(0, 0, 0)
@@ -258,10 +261,10 @@ class TestMemory:
         join.tick(at(100))
         join.result(result(0), at(110))
         join.result(result(1), at(120))
-        assert len(join._due) == 3
+        assert len(join._spare) == 3
         join.tick(at(170))
         assert join.sizes() == Sizes(0, 0, 0)
-        assert not join._due
+        assert len(join._due) == len(join._spare) == 0
 
 
 class TestRestoring:
@@ -273,7 +276,11 @@ class TestRestoring:
                 pieces.pop(key, None)
             else:
                 pieces[key] = change.event
-        return Join.restored(GRACE, reversed(pieces.values()))
+        join = Join(GRACE, PLENTY)
+        for piece in reversed(pieces.values()):
+            join.take(piece)
+        join.taken()
+        return join
 
     def test_open_image_goes_on(self, join: Join) -> None:
         again = self.restored(
