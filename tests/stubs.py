@@ -156,6 +156,7 @@ class ScriptedDots(Dots):
     def seconds(self, task: dict[str, Any]) -> float:
         return int(task["label"].split()[2]) / 1000
 
+
 Made = tuple[dict[str, Any], bytes]
 
 
