@@ -24,6 +24,8 @@ DEAD_LETTERS = "dead-letters"
 
 DAY_MS = 24 * 3600 * 1000
 STOP_S = 5.0
+SPREAD_S = 3.0
+"""Until all brokers of a cluster know a new topic, at most."""
 HEADROOM_BYTES = 64 * 1024
 """A dead letter is the record as it came, at most `max_event_bytes`, and the headers that say why."""
 
@@ -166,7 +168,12 @@ async def problems(kafka: Kafka) -> list[str]:
 
 
 async def require(kafka: Kafka) -> None:
-    """Raises UserError (exit code TOPICS) with the first problem, if there is one."""
-    lines = await problems(kafka)
-    if lines:
-        raise UserError(lines[0], Exit.TOPICS)
+    """Raises UserError (exit code TOPICS) with the first problem, if there is one that lasts.
+
+    Of a cluster's brokers, some know a new topic a moment later than the one that was asked when it was created.
+    """
+    deadline = asyncio.get_running_loop().time() + SPREAD_S
+    while lines := await problems(kafka):
+        if asyncio.get_running_loop().time() > deadline:
+            raise UserError(lines[0], Exit.TOPICS)
+        await asyncio.sleep(0.5)
