@@ -100,7 +100,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
 
     `folder` gets the schedule, the logs of every process and the fault log; it is the caller's to remove.
     """
-    planned = plan(seed, profile.images)
+    planned = plan(seed, profile.images, poison=profile.poison)
     steps = schedule(seed, profile.rhythms, profile.horizon_s)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "schedule.json").write_text(json.dumps({k: [asdict(step) for step in v] for k, v in steps.items()}))
@@ -143,6 +143,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
             await fresh.to_the_end(READ_S)
         report = await audit(settings, drained=True)
         seen = await visible(settings.kafka, READ_S)
+        (folder / "memory.json").write_text(json.dumps([asdict(life) for life in memory.lives]))
         return Outcome(
             seed=seed,
             profile=profile,

@@ -27,6 +27,8 @@ class Profile:
     rhythms: Mapping[str, Rhythm]
     publish_s: float
     """Publishing is spread over this long, so that work arrives while faults go on."""
+    poison: float = 0.01
+    """The share of images, and of objects, that fail, crash or hang."""
     inject_until: float = 0.85
     """No new fault once this share of the images has its outcome."""
     horizon_s: float = 3600.0
@@ -66,6 +68,7 @@ SHORT = Profile(
     images=400,
     nodes=1,
     publish_s=35.0,
+    poison=0.02,  # of so few images: some of each kind
     limits=False,
     horizon_s=40.0,
     within_s=240.0,
