@@ -22,7 +22,7 @@ from stream_worker.publish import Publisher
 from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Stage, Up, environment
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
-from tests.faults.crash_points.plan import Plan, Shot
+from tests.faults.crash_points.plan import ROOT, Plan, Shot
 from tests.integration.test_pipeline import Expected, Reader, made_up, require_exactly
 from tests.photo_server import serving
 
@@ -71,6 +71,7 @@ async def started(
     await topics.create(settings.kafka)
     workers = plan(settings, [])
     for worker in workers:
+        worker.env = {"PYTHONPATH": str(ROOT)}  # a model's process has no other way to the stubs
         if worker.name in shots:
             file = settings.local.data_dir / f"{worker.name}.json"
             worker.env = Plan.written(file, shots[worker.name]).environment()

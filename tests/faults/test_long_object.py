@@ -19,6 +19,7 @@ from stream_worker.settings import Kafka, Local, Settings
 from stream_worker.settings import Reconstructor as ReconstructorSettings
 from stream_worker.stage import Stage
 from stream_worker.store import open_store
+from tests.faults.crash_points.plan import ROOT
 from tests.integration.test_stage import read
 from tests.staging import running
 from tests.stubs import SIDE, photo
@@ -88,6 +89,7 @@ async def test_an_object_of_twice_the_poll_interval_causes_no_rebalance(
         assigned.append(stage._consumer._coordinator.generation)
         await listen(stage, partitions)
 
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the model's process has no other way to its class
     monkeypatch.setattr(Stage, "on_partitions_assigned", counted)
     group = Reconstructor(settings)
     async with running(group, settings) as stage:

@@ -28,7 +28,6 @@ async def test_a_record_that_kills_its_worker_on_every_try_ends_in_dead_letters(
     kafka: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "BACKOFF_S", (0.05, 0.05))
-    # After the fetch: the record is really in work, others of its partition are too.
     shots = {"detector-0": [Shot("before process", key=KILLER)] * 100}
     with settings_for(
         kafka, prefix, tmp_path, session_timeout_ms=10_000, detectors=1, reconstructors=1, aggregators=1

@@ -34,12 +34,13 @@ class Transaction:
 
     outputs: int
     topics: frozenset[str]
-    offsets: bool
+    carries: bool
+    """Outputs and offsets, both: not the clock's outputs alone, nor a note that moves nothing."""
     sent: int = 0
 
     def suits(self, shot: Shot) -> bool:
-        """Whether it is of the kind that the shot waits for; one of a tick alone, without offsets, never is."""
-        return self.offsets and self.outputs >= shot.outputs and (shot.topic is None or shot.topic in self.topics)
+        """Whether it is of the kind that the shot waits for."""
+        return self.carries and self.outputs >= shot.outputs and (shot.topic is None or shot.topic in self.topics)
 
 
 TRANSACTION: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
@@ -53,6 +54,8 @@ class Gun:
         self._shot: Shot | None = plan.next()
         self._passes = 0
         self.commits = 0
+        self.ending: set[str] = set()
+        """Transactional ids that a commit is under way for: requests are sent by a task of the client's own."""
 
     def aims_at(self, point: str) -> bool:
         """Whether this life is to end at this point."""
@@ -132,7 +135,8 @@ def _step(gun: Gun, step: str, key: Callable[[Any], str] | None = None) -> Calla
 
 def _transaction(method: Method) -> Method:
     async def passed(self: Any, outputs: Any, offsets: Any) -> Any:
-        TRANSACTION.set(Transaction(len(outputs), frozenset(one.topic for one in outputs), bool(offsets)))
+        there = frozenset(one.topic for one in outputs)
+        TRANSACTION.set(Transaction(len(outputs), there, bool(outputs and offsets)))
         try:
             return await method(self, outputs, offsets)
         finally:
@@ -169,10 +173,15 @@ def _commit(gun: Gun) -> Callable[[Method], Method]:
     def around(method: Method) -> Method:
         async def passed(self: Any) -> None:
             gun.at("before commit")
-            await method(self)
+            transaction, of = TRANSACTION.get(), self._txn_manager.transactional_id
+            if transaction is not None and transaction.carries:
+                gun.ending.add(of)
+            try:
+                await method(self)
+            finally:
+                gun.ending.discard(of)
             gun.at("after commit")
-            transaction = TRANSACTION.get()
-            gun.commits += transaction is not None and transaction.offsets
+            gun.commits += transaction is not None and transaction.carries
 
         return passed
 
@@ -184,7 +193,7 @@ def _wrap_request(gun: Gun) -> None:
 
     def passed(self: Any, request: Any, *args: Any, **named: Any) -> Any:
         answer = method(self, request, *args, **named)
-        if isinstance(request, EndTxnRequest):
+        if isinstance(request, EndTxnRequest) and request._transactional_id in gun.ending:
             gun.at("commit sent")
         return answer
 
@@ -193,9 +202,9 @@ def _wrap_request(gun: Gun) -> None:
 
 def _put(gun: Gun) -> Callable[[Method], Method]:
     def around(method: Method) -> Method:
-        async def passed(self: Any, key: str, *args: Any) -> Any:
+        async def passed(self: Any, key: str, *args: Any, **named: Any) -> Any:
             step = "note" if key.endswith("/result.json") else "put"
-            return await _step(gun, step)(method)(self, key, *args)
+            return await _step(gun, step)(method)(self, key, *args, **named)
 
         return passed
 

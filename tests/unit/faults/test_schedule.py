@@ -17,6 +17,8 @@ def test_a_seed_is_repeated_and_another_one_differs() -> None:
 def test_a_track_does_not_depend_on_the_others() -> None:
     alone = {"workers": LONG.rhythms["workers"]}
     assert schedule(SEED, alone, 600)["workers"] == schedule(SEED, LONG.rhythms, 600)["workers"]
+    same = schedule(SEED, {"workers": LONG.rhythms["workers"], "others": LONG.rhythms["workers"]}, 600)
+    assert same["workers"] != same["others"], "each track draws for itself"
 
 
 def test_the_long_profile_has_the_rhythms_of_the_issue() -> None:
