@@ -144,8 +144,14 @@ class TransactionalProducer:
 
 async def _stop(producer: AIOKafkaProducer) -> None:
     """`stop()` flushes, and with the broker away or after an error that can take for ever (aiokafka #1101)."""
-    if await close_within(STOP_S, producer.stop()):
-        return
-    if producer._sender.sender_task is not None:
-        producer._sender.sender_task.cancel()
-    await close_within(STOP_S, producer.client.close())
+    try:
+        if await close_within(STOP_S, producer.stop()):
+            return
+        if producer._sender.sender_task is not None:
+            producer._sender.sender_task.cancel()
+        await close_within(STOP_S, producer.client.close())
+    finally:
+        # A failure is told to this future too, which only a commit awaits: unread, it would be logged at random.
+        ending = producer._txn_manager._transaction_waiter
+        if ending is not None and ending.done() and not ending.cancelled():
+            ending.exception()

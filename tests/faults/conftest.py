@@ -16,12 +16,15 @@ from tests.faults.copying import brisk
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.proxy import Proxy, before
 
+NEVER_ABORT = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "3600000"}
+"""The broker does not end a transaction that outlasts its time: what is left behind, the next owner must end."""
+
 
 @pytest.fixture(scope="session")
 def proxied_node() -> Iterator[KafkaCluster]:
     """One node that sends its clients to a proxy."""
     with tempfile.TemporaryDirectory(prefix="stream-worker-proxied-", ignore_cleanup_errors=True) as folder:
-        node = KafkaCluster(Path(folder), size=1)
+        node = KafkaCluster(Path(folder), size=1, config=NEVER_ABORT)
 
         async def start() -> None:
             async with before(node):

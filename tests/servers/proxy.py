@@ -43,6 +43,11 @@ class Held:
         """Return when the request is here, and so not at the broker."""
         await asyncio.wait_for(self._caught.wait(), within_s)
 
+    @property
+    def here(self) -> bool:
+        """Whether the request was caught."""
+        return self._caught.is_set()
+
     def lose_client(self) -> None:
         """Reset the client's side of the connection: it must think that its request may be lost."""
         assert self._connection is not None
@@ -139,6 +144,10 @@ class Proxy:
         """Hold the n-th request of this kind from now on."""
         self._holds.append(Held(api_key, number))
         return self._holds[-1]
+
+    def let_pass(self) -> None:
+        """Hold no further request. Those that are held stay so until their release."""
+        self._holds.clear()
 
     def holder(self, api_key: int) -> Held | None:
         """Who wants to hold this request, which is counted by all that wait for one of its kind."""
