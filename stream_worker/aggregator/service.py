@@ -75,6 +75,7 @@ class Aggregator:
         """Restore a lane from the changelog. Raises what `changelog.restore` raises."""
         join = Join(self._grace, self._memory)
         async with self._restoring:
+            log.info("restoring", lane=lane)
             await changelog.restore(
                 self._bootstrap_servers,
                 self._changelog,
@@ -86,6 +87,7 @@ class Aggregator:
         join.taken()
         self._lanes[lane] = join
         self._share_out()
+        log.info("restored", lane=lane, images=sum(join.memory.images.values()), bytes=join.memory.bytes.total())
 
     async def close(self, lane: int) -> None:
         """Forget a lane. What was not committed is gone with it."""

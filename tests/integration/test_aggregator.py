@@ -11,12 +11,13 @@ from datetime import timedelta
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from stream_worker import contract, topics
+from stream_worker import contract, metrics, topics
 from stream_worker.aggregator.service import Aggregator
 from stream_worker.errors import FatalError, Reason, RecordFault, UserError
-from stream_worker.events import CompletedImageEvent, DetectionEvent, ReconstructionEvent, utc_now
+from stream_worker.events import CompletedImageEvent, DetectionEvent, ReconstructionEvent, object_id, utc_now
 from stream_worker.lane import limit
 from stream_worker.records import Output, Received
+from stream_worker.settings import Aggregator as AggregatorSettings
 from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
 from tests.staging import running
@@ -120,9 +121,47 @@ async def test_a_restarted_owner_keeps_the_deadline(settings: Settings) -> None:
         async with running(Aggregator(settings), settings):
             [outcome] = await read(consumer, 1)
             assert [found.status for found in outcome.objects] == ["reconstructed", "missing"]
+            assert outcome.objects[1].object_id == object_id("photo", "live", 1)
             await publish(settings, [soon(result(1), 3)])
             [outcome] = await read(consumer, 1)
             assert (outcome.status, outcome.revision) == ("complete", 2)
+
+
+async def until_committed(settings: Settings, topic: str, count: int) -> None:
+    """Wait until the group has committed `count` records of this input."""
+    async with topics.admin(settings.kafka) as admin, asyncio.timeout(90):
+        while True:
+            offsets = await admin.list_consumer_group_offsets(settings.kafka.prefix + "aggregator")
+            done = (there.offset for at, there in offsets.items() if at.topic == settings.kafka.prefix + topic)
+            if sum(offset for offset in done if offset > 0) >= count:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_results_that_come_before_the_manifest_wait_for_it(settings: Settings) -> None:
+    """Through a change of owners, too: what came first is in the changelog."""
+    results = [soon(result(index), 600) for index in (2, 0, 1)]
+    async with reader(settings) as consumer:
+        async with running(Aggregator(settings), settings):
+            await publish(settings, results)
+            await until_committed(settings, topics.RECONSTRUCTIONS, len(results))
+        async with running(Aggregator(settings), settings):
+            await publish(settings, [soon(manifest(3), 600)])
+            [outcome] = await read(consumer, 1)
+            assert (outcome.status, outcome.revision) == ("complete", 1)
+            assert [found.index for found in outcome.objects] == [0, 1, 2]
+
+
+async def test_results_whose_manifest_does_not_come_in_time(settings: Settings) -> None:
+    async with reader(settings) as consumer, running(Aggregator(settings), settings):
+        await publish(settings, [soon(result(0), 2)])
+        [outcome] = await read(consumer, 1)
+        assert (outcome.status, outcome.revision) == ("failed", 1)
+        await publish(settings, [soon(manifest(2), 2)])
+        [outcome] = await read(consumer, 1)
+        assert (outcome.status, outcome.revision) == ("partial", 2)
+        assert [found.status for found in outcome.objects] == ["reconstructed", "missing"]
+        assert outcome.objects[1].object_id == object_id("photo", "live", 1)
 
 
 # ---------------------------------------------------------------------- what it answers, without the runner
@@ -181,6 +220,59 @@ async def test_manifest_that_fits_in_no_state_is_failed(aggregator: Aggregator) 
     outputs = await aggregator.process(received(manifest(1, metadata={"note": "x" * 100_000})))
     assert outcome_in(outputs).reason.code == Reason.EVENT_TOO_LARGE  # type: ignore[union-attr]
     assert all(len(output.value or b"") < 2000 for output in outputs)
+
+
+def gauge(name: str, **labels: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(f"stream_worker_join_{name}", labels)
+
+
+async def test_a_lane_is_full_of_images_and_then_not_any_more(settings: Settings) -> None:
+    """With two lanes open, each has half of the 8 MB: 2 MB for images that wait for results, 1 MB for results without
+    manifests."""
+    small = settings.model_copy(update={"aggregator": AggregatorSettings(memory_mb=8)})
+    now = at(10)
+    aggregator = Aggregator(small, clock=lambda: now)
+    for lane in (0, 1):
+        await aggregator.open(lane)
+    images = results = 0
+    while not aggregator.full(0):
+        await aggregator.process(received(manifest(20, f"photo-{images}")))
+        images += 1
+        assert images < 70
+    assert aggregator.full(0) == {topics.DETECTIONS}
+    assert aggregator.full(1) == frozenset()
+    assert images > 40
+    while topics.RECONSTRUCTIONS not in aggregator.full(0):
+        await aggregator.process(received(result(0, f"other-{results}")))
+        results += 1
+        assert results < 1000
+    assert aggregator.full(0) == {topics.DETECTIONS, topics.RECONSTRUCTIONS}
+    assert gauge("images", state="awaiting_results") == images
+    assert gauge("images", state="awaiting_manifest") == results
+    held = gauge("bytes")
+    assert held is not None
+    assert 1e6 < held < 8e6
+    await aggregator.close(1)  # the lane has all the room now
+    assert aggregator.full(0) == frozenset()
+    now = at(100)
+    while outputs := await aggregator.tick(0):
+        assert len([output for output in outputs if output.topic == topics.COMPLETED]) <= 200
+    assert gauge("images", state="awaiting_results") == 0
+    assert gauge("images", state="finished") == images
+
+
+async def test_images_that_are_forgotten_early_are_counted_and_the_floor_is_written(settings: Settings) -> None:
+    small = settings.model_copy(update={"aggregator": AggregatorSettings(memory_mb=8)})
+    aggregator = Aggregator(small, clock=lambda: at(10))
+    await aggregator.open(0)
+    before = gauge("forgotten_early_total") or 0.0
+    for number in range(2 * 2**20 // 1000):
+        outputs = await aggregator.process(received(manifest(0, f"photo-{number}")))
+        assert len(outputs) == 2
+    outputs = await aggregator.process(received(manifest(0, "one-too-many")))
+    assert [output.key for output in outputs if output.topic == topics.CHANGELOG][-1] == b"[]"
+    assert gauge("forgotten_early_total") == before + 1
+    assert gauge("images", state="finished") == number + 1
 
 
 async def test_lane_that_is_not_open_is_fatal(aggregator: Aggregator) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from stream_worker.aggregator.appointments import Appointments
 from stream_worker.aggregator.image import IMAGE_BYTES
 from stream_worker.aggregator.join import Join, Step
+from stream_worker.aggregator.memory import State
 from stream_worker.events import JoinFloorEvent
 
 from .examples import at, manifest, result
@@ -25,12 +27,19 @@ def done(join: Join, image_id: str, deadline: float = 100) -> Step:
     return join.manifest(manifest(0, image_id, deadline=deadline), at(3))
 
 
+def fed_until_full(join: Join, state: State, feed: Callable[[str], object]) -> int:
+    """How many images it took."""
+    for number in range(200):
+        if join.memory.full(state):
+            return number
+        feed(f"photo-{number}")
+    raise AssertionError(f"never full of images {state}")
+
+
 class TestFull:
     def test_a_flood_of_images_does_not_keep_results_out(self) -> None:
-        join, number = Join(GRACE, 100_000), 0
-        while not join.memory.full("awaiting_results"):
-            join.manifest(manifest(2, f"photo-{number}"), at(3))
-            number += 1
+        join = Join(GRACE, 100_000)
+        number = fed_until_full(join, "awaiting_results", lambda name: join.manifest(manifest(2, name), at(3)))
         assert number < 20
         assert not join.memory.full("awaiting_manifest")
         for image in range(number):
@@ -40,10 +49,8 @@ class TestFull:
 
     def test_results_to_come_have_their_room_already(self) -> None:
         """Every image with all of its results but one: the manifests alone would have let in four times as many."""
-        join, number = Join(GRACE, 200_000), 0
-        while not join.memory.full("awaiting_results"):
-            join.manifest(manifest(10, f"photo-{number}"), at(3))
-            number += 1
+        join = Join(GRACE, 200_000)
+        number = fed_until_full(join, "awaiting_results", lambda name: join.manifest(manifest(10, name), at(3)))
         for image in range(number):
             for index in range(9):
                 join.result(result(index, f"photo-{image}"), at(4))
@@ -51,10 +58,8 @@ class TestFull:
         assert share / 2 < join.memory.bytes["awaiting_results"] < share * 1.2
 
     def test_results_without_manifests_do_not_keep_manifests_out(self) -> None:
-        join, number = Join(GRACE, 50_000), 0
-        while not join.memory.full("awaiting_manifest"):
-            join.result(result(0, f"photo-{number}"), at(3))
-            number += 1
+        join = Join(GRACE, 50_000)
+        number = fed_until_full(join, "awaiting_manifest", lambda name: join.result(result(0, name), at(3)))
         assert not join.memory.full("awaiting_results")
         for image in range(number):
             assert join.manifest(manifest(1, f"photo-{image}"), at(4)).outcomes
@@ -62,16 +67,12 @@ class TestFull:
 
     def test_full_until_well_below_the_share(self) -> None:
         join = Join(GRACE, 100_000)
-        images = [f"photo-{number}" for number in range(40)]
-        for image in images:
-            if join.memory.full("awaiting_results"):
-                break
-            join.manifest(manifest(1, image), at(3))
-        join.result(result(0, images[0]), at(4))
+        fed_until_full(join, "awaiting_results", lambda name: join.manifest(manifest(1, name), at(3)))
+        join.result(result(0, "photo-0"), at(4))
         assert not join.memory.over("awaiting_results")
         assert join.memory.full("awaiting_results")  # it would be paused and resumed at every image
-        for image in images[1:4]:
-            join.result(result(0, image), at(4))
+        for number in (1, 2, 3):
+            join.result(result(0, f"photo-{number}"), at(4))
         assert not join.memory.full("awaiting_results")
 
     def test_full_for_both_ends_with_the_deadlines(self) -> None:

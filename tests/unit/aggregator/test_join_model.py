@@ -32,6 +32,8 @@ PLENTY = 2**30
 ONE_RESULT = IMAGE_BYTES + 1200 + RESULT_BYTES
 ONE_MANIFEST = IMAGE_BYTES + 1000 + 3 * (OBJECT_BYTES + RESULT_TO_COME_BYTES)
 """As large as an image gets with one result, and with a manifest of three objects."""
+REPLACED = 600
+"""How much larger a good result is than the failed one whose place it takes."""
 
 
 @dataclass
@@ -63,6 +65,9 @@ class Image:
         if bad:
             return index, "failed", bad[0]
         return index, "missing", None
+
+    def failures(self) -> int:
+        return sum(arrived.kind == "result" and arrived.value[1] for arrived in self.history)
 
     def seen_now(self) -> tuple[str, str | None, list[tuple[int, str, str | None]]]:
         """Status, reason, objects: what a reader should be told if told now."""
@@ -294,7 +299,8 @@ class Lane:
         memory, images = self.join.memory, self.join._images
         assert memory.used("finished") <= memory.share("finished")
         assert memory.used("awaiting_manifest") <= memory.share("awaiting_manifest") + ONE_RESULT
-        assert memory.used("awaiting_results") <= memory.share("awaiting_results") + ONE_MANIFEST
+        grown = sum(REPLACED * image.failures() for image in self.definition.images.values())
+        assert memory.used("awaiting_results") <= memory.share("awaiting_results") + ONE_MANIFEST + grown
         bodies = [[i.manifest or b"", *i.reconstructed.values(), *i.failed.values()] for i in images.values()]
         costs = [IMAGE_BYTES + OBJECT_BYTES * len(i.expected or ()) + RESULT_BYTES * i.held() for i in images.values()]
         assert memory.bytes.total() == sum(costs) + sum(len(body) for all_of in bodies for body in all_of)
