@@ -216,7 +216,7 @@ class FaultyDots(Dots):
         time.sleep(2)
 
     def grow(self) -> None:
-        self.held = b"x" * (300 * 2**20)
+        self.held = b"x" * (150 * 2**20)
 
     def cuda_oom(self) -> None:
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

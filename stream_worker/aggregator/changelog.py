@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     CorruptRecordException,
     InvalidMessageError,
@@ -25,12 +25,15 @@ from aiokafka.errors import (
 
 from stream_worker import contract
 from stream_worker.aggregator.join import Change
+from stream_worker.closing import close_within
 from stream_worker.errors import FatalError, OutageError, RecordFault
 from stream_worker.events import JoinFloorEvent, JoinStateEvent
 
 Piece = JoinStateEvent | JoinFloorEvent
 
 FLOOR_KEY = b"[]"
+BARRIER_KEY = b'["barrier"]'
+"""Of the tombstone that a restore writes and then reads up to: no piece, and gone with a later compaction."""
 
 STOP_S = 5.0
 """Closing the consumer, at most: it holds nothing that could be lost."""
@@ -85,8 +88,14 @@ async def restore(
 ) -> None:
     """Call `take` with every piece that partition `lane` of `topic` (its full name) holds now, committed ones only.
 
-    To be called when whoever wrote there before is fenced. Then nothing is added while this reads. The pieces are
-    opened one at a time: as objects, all of them together would take five times what the join takes that they make.
+    To be called when whoever wrote there before is fenced. Then nothing is added while this reads.
+
+    What a node says is the end can't be trusted: one that was away (stopped, or cut off) believes for a while that it
+    leads still, and ends before what was committed meanwhile. So a barrier is written first, which all replicas in
+    sync must have, and all before it is read: only the true leader can take it, and behind everything committed.
+
+    The pieces are opened one at a time: as objects, all of them together would take five times what the join takes
+    that they make.
 
     Raises OutageError when the broker or the partition is away, or nothing has moved for `patience_s`; FatalError
     for a record that can't be read: to go on without it would lose an image in silence. (Who knows better can take
@@ -104,7 +113,8 @@ async def restore(
         max_partition_fetch_bytes=2 * 2**20,
     )
     try:
-        newest = await _newest_by_key(consumer, partition, patience_s)
+        barrier = await _barrier(bootstrap_servers, partition, patience_s, request_timeout_ms)
+        newest = await _newest_by_key(consumer, partition, barrier, patience_s)
     except (CorruptRecordException, InvalidMessageError, RecordTooLargeError, UnsupportedCodecError) as error:
         raise FatalError(f"{topic}-{lane}: a record batch can't be read: {error!r}") from error
     except OffsetOutOfRangeError as error:
@@ -135,24 +145,38 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
             await consumer.stop()
 
 
-async def _newest_by_key(consumer: AIOKafkaConsumer, partition: TopicPartition, patience_s: float) -> Newest:
-    """The newest record of every key that is no tombstone.
+async def _barrier(
+    bootstrap_servers: str, partition: TopicPartition, patience_s: float, request_timeout_ms: int
+) -> int:
+    """Write a barrier; its offset."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", request_timeout_ms=request_timeout_ms)
+    try:
+        async with asyncio.timeout(patience_s):
+            await producer.start()
+            sent = await producer.send_and_wait(partition.topic, None, BARRIER_KEY, partition=partition.partition)
+        return int(sent.offset)
+    finally:
+        await close_within(STOP_S, producer.stop())
 
-    Read by position: the last offsets are transaction markers or aborted records, which no poll returns. The end is
-    the greater of two: what ListOffsets says (it refuses while a new leader does not know its high watermark yet),
-    and the high watermark (ListOffsets stops at an open transaction, and so would we, before the end).
+
+async def _newest_by_key(
+    consumer: AIOKafkaConsumer, partition: TopicPartition, barrier: int, patience_s: float
+) -> Newest:
+    """The newest record of every key that is no tombstone, of all that lie before the barrier.
+
+    Read by position: what lies just before the barrier may be transaction markers or aborted records, which no poll
+    returns.
     """
     async with asyncio.timeout(patience_s):
         await consumer.start()
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
-        end = (await consumer.end_offsets([partition]))[partition]
         position = await consumer.position(partition)
 
     newest: Newest = {}
     loop = asyncio.get_running_loop()
     moved_at = loop.time()
-    while (known := consumer.highwater(partition)) is None or position < max(end, known):
+    while position <= barrier:
         keep_newest(newest, (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, []))
         async with asyncio.timeout(patience_s):
             before, position = position, await consumer.position(partition)

@@ -28,7 +28,7 @@ SEED = int(os.environ.get("SEED", "20261124"))
 EVERY_S = 0.2
 UNFINISHED = 20
 """Images on their way at once: enough for every worker to have work, few enough to be done soon after the last shot."""
-FIRED_WITHIN_S = 240
+FIRED_WITHIN_S = 600
 
 
 ALL = os.environ.get("CRASH_POINTS") == "all"
@@ -114,13 +114,13 @@ def crashed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cr
         yield run(crash(kafka, f"t{uuid.uuid4().hex[:10]}-", tmp_path_factory.mktemp("crash")))
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("worker", STEPS)
 def test_a_worker_dies_before_and_after_every_step_of_its_transaction(crashed: Crashed, worker: str) -> None:
     assert sorted(crashed.fired[worker]) == sorted(points(worker)), f"seed {SEED}"
     assert crashed.starts[worker] == len(points(worker)) + 1, f"seed {SEED}: it died otherwise, too"
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_whatever_step_a_worker_died_at_every_image_has_one_outcome(crashed: Crashed) -> None:
     crashed.end.require_exactly_right()

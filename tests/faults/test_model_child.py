@@ -61,8 +61,9 @@ from tests.stubs import SIDE, Garbled, photo
 
 ROOT = Path(__file__).parents[2]
 SESSION_S = 5.0
-TASK_S = 6.0
-LOAD_S = 8.0
+TASK_S = 10.0
+"""Twice the session, and enough for a sound object on a machine with far too much to do."""
+LOAD_S = 12.0
 RETRIES = 2
 DEAD_WITHIN_S = 2.0
 NEXT_WITHIN_S = 5.0
@@ -178,7 +179,7 @@ def settings_for(kafka: str, prefix: str, folder: Path) -> Settings:
             threads=1,
             task_timeout_s=TASK_S,
             load_timeout_s=LOAD_S,
-            memory_limit_mb=250,
+            memory_limit_mb=130,
         ),
         stage=StageSettings(drain_s=5, retries=RETRIES, retry_delay_s=0.05),
     )
