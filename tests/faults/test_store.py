@@ -48,9 +48,15 @@ class Service:
 
     settings: Settings
     base: str
-    publisher: Publisher
-    reader: Reader
     expected: Expected = field(default_factory=dict)
+    publisher: Publisher = field(init=False)
+    reader: Reader = field(init=False)
+
+    @asynccontextmanager
+    async def in_use(self) -> AsyncIterator[None]:
+        """Connections of one test's own: between tests their loop stands still, and Kafka's clients with it."""
+        async with Publisher(self.settings) as self.publisher, Reader(self.settings) as self.reader:
+            yield
 
     async def publish(self, count: int = IMAGES) -> None:
         """So many new photos, of `OBJECTS` objects each."""
@@ -60,10 +66,12 @@ class Service:
             await self.publisher.publish(f"{self.base}/{number}/{OBJECTS}", image_id=name)
 
     async def outage(self) -> None:
-        """Wait until a worker says that it waits for the store."""
+        """Wait until a worker says that it waits for the store, while there is work left."""
         async with asyncio.timeout(OUTAGE_S):
             while await asyncio.to_thread(self._outage_s) == 0:  # noqa: ASYNC110  # another process says so
                 await asyncio.sleep(0.1)
+        await self.reader.settled(0.5)
+        assert len(self.reader.events) < len(self.expected), "the fault came too late to prove anything"
 
     async def whole(self) -> None:
         """Every image that was ever published is complete, once, nothing is a dead letter, and the audit agrees."""
@@ -73,9 +81,6 @@ class Service:
         assert report.holds, report.plain()
         assert not report.dead_letters
         assert await asyncio.to_thread(self._outage_s) == 0, "the gauge goes on though the outage is over"
-
-    def require_work_left(self) -> None:
-        assert len(self.reader.events) < len(self.expected), "the fault came too late to prove anything"
 
     def _outage_s(self) -> float:
         """The gauge of the worker that has waited longest."""
@@ -103,12 +108,8 @@ async def serviced(kafka: str, folder: Path, store: Store) -> AsyncIterator[Serv
                 "metrics": Metrics(port=three_free_ports()),
             }
         )
-        async with (
-            running(settings, on_progress=print, log_dir=folder / "logs") as up,
-            Publisher(up.settings) as publisher,
-            Reader(up.settings) as reader,
-        ):
-            yield Service(up.settings, base, publisher, reader)
+        async with running(settings, on_progress=print, log_dir=folder / "logs") as up:
+            yield Service(up.settings, base)
 
 
 def three_free_ports() -> int:
@@ -175,28 +176,28 @@ async def on_s3(
     ],
 )
 async def test_a_store_that(on_s3: Service, proxy: FaultyProxy, fault: Fault) -> None:
-    with proxy.faulty(fault):
-        await on_s3.publish()
-        await on_s3.outage()
-        on_s3.require_work_left()
-    assert proxy.landed[fault] >= 2
-    await on_s3.whole()
+    async with on_s3.in_use():
+        with proxy.faulty(fault):
+            await on_s3.publish()
+            await on_s3.outage()
+        assert proxy.landed[fault] >= 2
+        await on_s3.whole()
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_store_that_is_killed_and_comes_back(on_s3: Service, server: S3Server) -> None:
-    done = len(on_s3.reader.events)
-    publishing = asyncio.create_task(on_s3.publish(40))
-    await on_s3.reader.until(done + 3, MENDED_S)
-    server.stop()
-    try:
-        await publishing
-        await on_s3.outage()
-        on_s3.require_work_left()
-    finally:
-        server.start()
-    await on_s3.whole()
+    async with on_s3.in_use():
+        done = len(on_s3.expected)
+        publishing = asyncio.create_task(on_s3.publish(40))
+        await on_s3.reader.until(done + 3, MENDED_S)
+        server.stop()
+        try:
+            await publishing
+            await on_s3.outage()
+        finally:
+            server.start()
+        await on_s3.whole()
 
 
 # ---------------------------------------------------------------------- in a folder
@@ -206,13 +207,12 @@ async def test_a_store_that_is_killed_and_comes_back(on_s3: Service, server: S3S
 async def test_a_disk_that_is_full(kafka: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with tmpfs(disk, "1m"):
-        async with serviced(kafka, tmp_path, Store(url=str(disk / "store"))) as service:
+        async with serviced(kafka, tmp_path, Store(url=str(disk / "store"))) as service, service.in_use():
             await service.publish(1)
             await service.whole()
             fill(disk / "filler")
             await service.publish()
             await service.outage()
-            service.require_work_left()
             (disk / "filler").unlink()
             await service.whole()
             assert list((disk / "store/.put").iterdir()) == []
