@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -166,12 +166,9 @@ class Lane:
         try:
             while True:
                 with self._outages.waiter() as hit:
-                    while not await self._taken_over(hit):
+                    while not await self._went_well(self._take_over(), hit):
                         await self._again()
-                try:
-                    await self._work()
-                except ProducerLostError as doubt:
-                    self._doubted(doubt)
+                await self._went_well(self._work())
                 await self._again()
         except FatalError as error:
             self._fatal(error)
@@ -181,9 +178,12 @@ class Lane:
             self._log.exception("lane failed")
             self._fatal(FatalError(f"lane {self.number}: {type(error).__name__}: {error}"))
 
-    async def _taken_over(self, hit: Callable[[OutageError], None]) -> bool:
+    async def _went_well(
+        self, step: Coroutine[None, None, None], hit: Callable[[OutageError], None] = lambda _: None
+    ) -> bool:
+        """Whether a step came to its end; otherwise the lane has to start over."""
         try:
-            await self._take_over()
+            await step
         except ProducerLostError as doubt:
             self._doubted(doubt)
         except OutageError as outage:

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    NodeNotReadyError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    ProducerFenced,
+)
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
@@ -20,6 +29,15 @@ from stream_worker.topics import HEADROOM_BYTES
 
 STOP_S = 5.0
 BATCH_BYTES = 256 * 1024  # aiokafka's 16 KiB makes a request of nearly every event
+
+AWAY = (
+    KafkaConnectionError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+)
+"""Nobody leads a partition, or too few replicas of it are there: to be waited out, however long it lasts."""
 
 log = telemetry.get(__name__)
 
@@ -86,7 +104,8 @@ class TransactionalProducer:
         """One transaction: the outputs, and the offsets to go on from. Returns when it is committed.
 
         Raises ProducerLostError where it may or may not have been, or has not been within the transaction's time
-        limit, FencedError where another process owns the lane, and FatalError where a topic takes no event this large.
+        limit, OutageError where a partition has no leader or too few replicas, FencedError where another process owns
+        the lane, and FatalError where a topic takes no event this large. After each, the producer is of no use.
         """
         producer = self._producer
         if producer is None:
@@ -111,6 +130,8 @@ class TransactionalProducer:
                 await producer.commit_transaction()
         except TimeoutError:
             raise ProducerLostError("the transaction did not end in time") from None
+        except AWAY as error:
+            raise OutageError(f"no transaction for {self._id}: {type(error).__name__}: {error}") from error
         except ProducerFenced:
             raise FencedError(f"{self._id} is owned by another process now") from None
         except MessageSizeTooLargeError as error:

@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 
+from aiokafka.errors import KafkaError
+
 from stream_worker import metrics, telemetry
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.readiness import notify
@@ -55,6 +57,10 @@ def work(group: str, settings: Settings, name: str | None) -> Exit:
         log.error("can't start", error=str(error))
         notify(status=str(error))
         return error.exit_code
+    except KafkaError as error:  # while starting: a stage that runs waits such errors out
+        log.error("can't start: the broker went away", error=f"{type(error).__name__}: {error}")
+        notify(status=f"the broker went away: {type(error).__name__}")
+        return Exit.BROKER
     except FatalError as error:
         notify(status=str(error))
         _flush()
