@@ -25,6 +25,7 @@ class Guard:
 
 
 TRANSACTION = "stream_worker/transaction.py"
+CHANGELOG = "stream_worker/aggregator/changelog.py"
 LANE = "stream_worker/lane.py"
 STAGE_TESTS = "tests/integration/test_stage.py"
 
@@ -92,10 +93,54 @@ GUARDS = (
         (
             Cut(
                 "stream_worker/store/blobs.py",
-                " or hashlib.sha256(data).hexdigest() != ref.sha256",
-                "",
+                "return len(data) == ref.size and hashlib.sha256(data).hexdigest() == ref.sha256",
+                "return len(data) == ref.size",
             ),
         ),
         ("tests/integration/test_store.py", "-k", "never_handed_out"),
+    ),
+    Guard(
+        "the new producer after errors and unanswered requests",
+        "a late EndTxn or late offsets must not touch the next transaction (KAFKA-17754)",
+        (Cut(TRANSACTION, "        return self._unanswered > 0\n", "        return False\n"),),
+        ("tests/faults/test_late_end_txn.py", "-k", "late_end_does_not or late_offsets_do_not"),
+    ),
+    Guard(
+        "the barrier of a restore",
+        "a leader that was stopped, and does not know that it leads no more, ends too early",
+        (
+            Cut(
+                CHANGELOG,
+                "        barrier = await _barrier(bootstrap_servers, partition, patience_s, request_timeout_ms)\n",
+                "        await consumer.start()\n"
+                "        barrier = (await consumer.end_offsets([partition]))[partition] - 1\n",
+            ),
+            Cut(CHANGELOG, "        await consumer.start()\n        consumer.assign", "        consumer.assign"),
+        ),
+        ("tests/faults/test_stale_leader.py",),
+    ),
+    Guard(
+        "the end of a record that kills its workers",
+        "it must end in dead-letters, not in a loop",
+        (Cut(LANE, "if before.alone >= self._settings.stage.worker_crashes:", "if before.alone < 0:"),),
+        (f"{STAGE_TESTS}::test_a_record_that_was_alone_when_its_workers_died_is_given_up",),
+    ),
+    Guard(
+        "the sign of life while there is no room",
+        "work that takes longer than max.poll.interval.ms must not cost the worker its place in the group",
+        (
+            Cut(
+                "stream_worker/stage.py",
+                "        with self._consumer._subscription.fetch_context():\n            pass\n",
+                "",
+            ),
+        ),
+        ("tests/faults/test_long_object.py",),
+    ),
+    Guard(
+        "the look at what a model made",
+        "nothing with NaN, Inf or no points is ever published",
+        (Cut("stream_worker/models/results.py", "count = ply.check(payload)", "count = geometry.gaussians"),),
+        ("tests/unit/models/test_results.py",),
     ),
 )

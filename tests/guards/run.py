@@ -47,8 +47,8 @@ def failed(guard: Guard) -> list[str]:
         folder = Path(name)
         without(guard, folder)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *guard.tests]
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        # The copy is the working directory, so its modules come before the installed ones, in every process.
+        # Its modules come before the installed ones, in every process.
+        env = {**os.environ, "PYTHONPATH": str(folder)}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S)
     found = re.findall(r"^(?:FAILED|ERROR) (\S+?::\S+)", done.stdout, re.MULTILINE)
     if done.returncode not in (0, 1):
