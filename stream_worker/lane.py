@@ -216,6 +216,9 @@ class Lane:
         committed = await self._committed()
         await self._group.open(self.number)
         for source, (offset, metadata) in committed.items():
+            if offset < self._positions.get(source, 0):
+                # A coordinator that was stopped, and does not know that it is none any more.
+                raise OutageError(f"{source.topic}-{source.partition}: offset {offset} is behind what was committed")
             self._positions[source] = offset
             self._custody[source] = self._inherited(source, offset, Custody.read(metadata))
         self._begun.clear()
