@@ -99,6 +99,8 @@ class Lane:
         self._custody: dict[TopicPartition, Custody] = {}
         self._suspicious: dict[TopicPartition, int] = {}
         self._begun: set[TopicPartition] = set()
+        self._certain = False
+        """Whether `_positions` is what is committed. It is not after a transaction that may or may not have been."""
         self._spoilt = False
         self._queue: deque[Work] = deque()
         self._wake = asyncio.Event()
@@ -155,7 +157,7 @@ class Lane:
                 pass  # a transaction under way has ended
         await end(self._task)
         await self._drop()
-        if orderly and self._owned:
+        if orderly and self._certain:
             await self._say_closed()
         await self._producer.stop()
         await self._group.close(self.number)
@@ -222,6 +224,7 @@ class Lane:
             self._positions[source] = offset
             self._custody[source] = self._inherited(source, offset, Custody.read(metadata))
         self._begun.clear()
+        self._certain = True
         # Before the gate: dying with the first record must not look like never having had it.
         await self._write([], self._custody)
         self._owned = True
@@ -340,17 +343,24 @@ class Lane:
         custody: dict[TopicPartition, Custody],
         moved: dict[TopicPartition, int] | None = None,
     ) -> None:
-        """One transaction: outputs, and what is to be known of the sources at their offsets."""
-        offsets = self._positions | (moved or {})
-        noted = {source: OffsetAndMetadata(offsets[source], known.written()) for source, known in custody.items()}
+        """One transaction: outputs, and what is to be known of the sources at their offsets.
+
+        None after one whose end is not known: it would take the group back to offsets of before.
+        """
         async with self._writing:
+            if not self._certain:
+                raise ProducerLostError("the transaction before may or may not have been")
+            offsets = self._positions | (moved or {})
+            noted = {source: OffsetAndMetadata(offsets[source], known.written()) for source, known in custody.items()}
+            self._certain = False
             try:
                 await self._producer.write(outputs, noted)
             except FencedError:
                 raise
             except FatalError:
-                self._spoilt = True
+                self._certain = self._spoilt = True  # it was refused: nothing of it has been
                 raise
+            self._certain = True
 
     def _attempted(self, attempt: asyncio.Task[list[Output]]) -> None:
         self._wake.set()
