@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -20,7 +20,7 @@ from stream_worker.records import Output, Received
 from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
 from stream_worker.stage import Stage
-from stream_worker.transaction import TransactionalProducer
+from stream_worker.transaction import ProducerLostError, TransactionalProducer
 from tests.staging import running
 
 PARTITIONS = 3
@@ -480,6 +480,36 @@ async def test_what_a_lost_producer_did_not_commit_is_done_again(settings: Setti
     async with running(AstrayOnce(), brisk):
         got = await read(brisk, topics.COMPLETED, 12)
     assert Counter(record.value for record in got) == Counter(values_of(12))
+
+
+async def test_a_lane_in_doubt_that_is_closed_does_not_take_the_group_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It committed, and was not told so; then, before it knows where the group stands, it has to say goodbye."""
+    again = asyncio.Event()
+
+    class Untold(TransactionalProducer):
+        async def write(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+            await super().write(outputs, offsets)
+            if outputs:
+                raise ProducerLostError("committed, and nobody said so")
+
+    class SlowToRestore(Echo):
+        async def open(self, number: int) -> None:
+            if number == 0 and number in self.opened:
+                again.set()
+                await asyncio.Event().wait()
+            await super().open(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lane, "TransactionalProducer", Untold)
+        async with running(SlowToRestore(), settings) as stage:
+            await stage_open(stage, 0)
+            await send(settings, [b"photo"])
+            await asyncio.wait_for(again.wait(), 30)
+    async with topics.admin(settings.kafka) as admin:
+        offsets = await admin.list_consumer_group_offsets(settings.kafka.prefix + "echo")
+    assert offsets[TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)].offset == 1
 
 
 async def test_a_standstill_ends_the_worker(settings: Settings) -> None:
