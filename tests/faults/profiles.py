@@ -51,9 +51,9 @@ LONG = Profile(
     rhythms={
         "workers": Rhythm((5.0, 12.0), (Choice(faults.KILL),)),
         "models": Rhythm((8.0, 20.0), (Choice(faults.KILL_MODEL),)),
-        "zombies": Rhythm((25.0, 50.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 7)),)),
+        "zombies": Rhythm((30.0, 60.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 7)),)),
         "nodes": Rhythm(
-            (20.0, 45.0),
+            (40.0, 80.0),  # long enough apart that many kills of a worker have no other fault beside them
             (
                 Choice(faults.NODE_KILL, (1.0, 10.0)),
                 Choice(faults.NODE_TERM, (1.0, 10.0)),
