@@ -44,9 +44,10 @@ class Attempts:
         self._fatal = fatal
         self._turnstile = Turnstile()
 
-    async def outputs(self, record: Received, *, alone: bool = False) -> list[Output]:
+    async def outputs(self, record: Received, starts: Callable[[], None], *, alone: bool = False) -> list[Output]:
         """The outputs of one record, whatever happens: of its result, or of its failure.
 
+        `starts` is called when the group is about to be given the record, and again at each further attempt.
         `alone`: no other record of this process is in work at the same time.
         """
         first_at, started, attempts = utc_now(), time.monotonic(), 0
@@ -54,7 +55,7 @@ class Attempts:
         while True:
             attempts += 1
             try:
-                return await self._process(record, alone, outages_s)
+                return await self._process(record, starts, alone, outages_s)
             except RecordFault as fault:
                 final = fault
             except FatalError as error:
@@ -93,7 +94,9 @@ class Attempts:
         )
         return self._group.failed(record, fault)
 
-    async def _process(self, record: Received, alone: bool, outages_s: list[float]) -> list[Output]:
+    async def _process(
+        self, record: Received, starts: Callable[[], None], alone: bool, outages_s: list[float]
+    ) -> list[Output]:
         """One attempt. An outage is waited out, as long as it takes; its seconds are noted, and part of no bound."""
         waits = 0
         with self._outages.waiter() as hit:
@@ -101,6 +104,7 @@ class Attempts:
                 begun = time.monotonic()
                 try:
                     async with self._turnstile.alone() if alone else self._turnstile.shared():
+                        starts()  # no await from here: the next record of the lane may start once this one has
                         return await self._group.process(record)
                 except OutageError as outage:
                     hit(outage)

@@ -34,6 +34,9 @@ LOST_IN_A_ROW = 10
 
 log = telemetry.get(__name__)
 
+_SET = asyncio.Event()
+_SET.set()
+
 
 def limit(window: int, batch: int) -> int:
     """How many records a lane holds at most, finished ones that wait for an earlier one included.
@@ -50,7 +53,11 @@ class Work:
 
     record: Received
     source: TopicPartition
+    before: asyncio.Event
+    """Set when the record before it in the lane has been given to the group, or will never be."""
     attempt: asyncio.Task[list[Output]] = field(init=False)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """The same, of this record."""
     first: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when everything before it in the lane is committed."""
 
@@ -132,8 +139,8 @@ class Lane:
             return 0
         taken = 0
         for record in records:
-            work = Work(record, source)
-            work.attempt = asyncio.create_task(self._outputs(work))
+            work = Work(record, source, before=self._queue[-1].started if self._queue else _SET)
+            work.attempt = asyncio.create_task(self._in_turn(work))
             work.attempt.add_done_callback(self._attempted)
             self._queue.append(work)
             taken += 1
@@ -366,11 +373,23 @@ class Lane:
         self._wake.set()
         self._released(1)
 
+    async def _in_turn(self, work: Work) -> list[Output]:
+        """The outputs of a record, which the group is given after the one before it.
+
+        What a group keeps in memory of a record (the join does) is written down when the record is committed. So a
+        record must not take effect before one that is committed before it, even where that one has to wait.
+        """
+        try:
+            await work.before.wait()
+            return await self._outputs(work)
+        finally:
+            work.started.set()
+
     async def _outputs(self, work: Work) -> list[Output]:
         """The outputs of a record, tried beside others or, where workers have died around it, alone."""
         source = work.source
         if work.record.offset >= self._suspicious.get(source, 0):
-            return await self._attempts.outputs(work.record)
+            return await self._attempts.outputs(work.record, work.started.set)
         await work.first.wait()
         before = self._custody[source]
         if before.alone >= self._settings.stage.worker_crashes:
@@ -379,4 +398,4 @@ class Lane:
         await self._write([], {source: begun})
         self._custody[source] = begun
         self._begun.add(source)
-        return await self._attempts.outputs(work.record, alone=True)
+        return await self._attempts.outputs(work.record, work.started.set, alone=True)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from aiokafka.errors import KafkaError
@@ -41,6 +42,8 @@ TELL_S = 15.0
 DRAIN_S = 300.0
 """How long lag may last before it is given up: far beyond what is allowed, to have a figure."""
 READ_S = 180.0
+AT_ONCE = 16
+"""Most events that are on their way to the broker at a time."""
 
 
 @dataclass(frozen=True)
@@ -184,14 +187,21 @@ async def _publishing(
         started = service.now()
         left = deque(enumerate(planned.events))
         while left:
-            # An event that may or may not have been taken is published again: a duplicate more, and no harm.
+            # Events that may or may not have been taken are published again: some duplicates more, and no harm.
             with contextlib.suppress(UserError, KafkaError, OSError, TimeoutError):
                 async with Publisher(settings) as publisher:
                     while left:
-                        number, image = left[0]
-                        await asyncio.sleep(max(0.0, started + number * pace_s - service.now()))
-                        await publisher.publish(base + image.path(profile.object_ms), image_id=image.image_id)
-                        left.popleft()
+                        await asyncio.sleep(max(0.0, started + left[0][0] * pace_s - service.now()))
+                        passed = service.now() - started
+                        due = [image for number, image in islice(left, AT_ONCE) if number * pace_s <= passed]
+                        await asyncio.gather(
+                            *(
+                                publisher.publish(base + image.path(profile.object_ms), image_id=image.image_id)
+                                for image in due
+                            )
+                        )
+                        for _ in due:
+                            left.popleft()
             if left:
                 await asyncio.sleep(1.0)
         return service.now()

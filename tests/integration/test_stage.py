@@ -16,6 +16,7 @@ from stream_worker import lane, topics
 from stream_worker.custody import Custody
 from stream_worker.dead_letters import PREFIX
 from stream_worker.errors import FatalError, OutageError, Reason, RecordFault, TransientFault
+from stream_worker.lane import limit
 from stream_worker.records import Output, Received
 from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
@@ -121,6 +122,14 @@ async def stage_open(stage: Stage, number: int) -> None:
     async with asyncio.timeout(30):
         while not (number in stage._lanes and stage._lanes[number]._open):  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0.05)
+
+
+async def note(settings: Settings, source: TopicPartition, custody: Custody) -> None:
+    """Write down what the last owner of a partition of which nothing is committed left."""
+    producer = TransactionalProducer(settings.kafka, "another", settings.kafka.prefix + "echo")
+    await producer.start()
+    await producer.write([], {source: OffsetAndMetadata(0, custody.written())})
+    await producer.stop()
 
 
 def values_of(count: int) -> list[bytes]:
@@ -340,10 +349,7 @@ async def test_a_record_that_was_alone_when_its_workers_died_is_given_up(setting
     await send(settings, values_of(9))
     source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
     culprit = Custody(is_open=True, crashes=4, since=0, alone=settings.stage.worker_crashes)
-    producer = TransactionalProducer(settings.kafka, "another", settings.kafka.prefix + "echo")
-    await producer.start()
-    await producer.write([], {source: OffsetAndMetadata(0, culprit.written())})
-    await producer.stop()
+    await note(settings, source, culprit)
     async with running(Echo(work), settings):
         got = await read(settings, topics.COMPLETED, 9)
         (letter,) = await read(settings, topics.DEAD_LETTERS, 1)
@@ -352,6 +358,22 @@ async def test_a_record_that_was_alone_when_its_workers_died_is_given_up(setting
     headers = dict(letter.headers)
     assert (letter.value, headers[PREFIX + "attempts"]) == (b"photo-0", b"3")
     assert headers[PREFIX + "reason"] == b"worker_crashed"
+
+
+async def test_records_take_effect_in_their_order_also_where_some_are_tried_alone(settings: Settings) -> None:
+    """The join writes down with each record what it made of it: a record that ran ahead would be written last."""
+    order: list[int] = []
+
+    async def work(record: Received) -> None:
+        order.extend([record.offset] if record.partition == 0 else [])
+
+    count = 3 * limit(Echo.window, settings.stage.batch)
+    await send(settings, values_of(PARTITIONS * count))
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+    await note(settings, source, Custody(is_open=True, crashes=4))
+    async with running(Echo(work), settings):
+        await read(settings, topics.COMPLETED, PARTITIONS * count, within_s=120)
+    assert order == list(range(count))
 
 
 async def test_a_new_owner_of_the_id_fences_the_old_one(settings: Settings) -> None:
