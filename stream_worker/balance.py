@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_worker import telemetry, topics
+from stream_worker.bootstrap import answering
 from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, UserError
 from stream_worker.lag import outstanding
@@ -80,9 +81,10 @@ class Balancer:
         if not self._partitions:
             raise UserError(f"topic {self._topic} is missing", Exit.TOPICS)
         self._outstanding = Outstanding(len(self._partitions))
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka.bootstrap_servers)
+        servers = await answering(self._kafka.bootstrap_servers, self._kafka.request_timeout_ms)
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=servers)
         await self._consumer.start()
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._kafka.bootstrap_servers)
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=servers)
         await self._admin.start()
         self._task = asyncio.create_task(self._refresh())
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
+from stream_worker.bootstrap import answering
 from stream_worker.closing import close_within
 from stream_worker.errors import Exit, UserError
 from stream_worker.settings import Kafka
@@ -72,7 +73,8 @@ def partitions_of(topic: Topic, kafka: Kafka) -> int:
 @asynccontextmanager
 async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client. Raises UserError (exit code BROKER) where the broker can't be reached."""
-    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers, request_timeout_ms=kafka.request_timeout_ms)
+    servers = await answering(kafka.bootstrap_servers, kafka.request_timeout_ms)
+    client = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=kafka.request_timeout_ms)
     try:
         async with asyncio.timeout(kafka.request_timeout_ms / 1000):
             await client.start()

@@ -25,6 +25,7 @@ from aiokafka.errors import (
 
 from stream_worker import contract
 from stream_worker.aggregator.join import Change
+from stream_worker.bootstrap import answering
 from stream_worker.closing import close_within
 from stream_worker.errors import FatalError, OutageError, RecordFault
 from stream_worker.events import JoinFloorEvent, JoinStateEvent
@@ -102,6 +103,7 @@ async def restore(
     the record away, with a tombstone of its key.)
     """
     partition = TopicPartition(topic, lane)
+    bootstrap_servers = await answering(bootstrap_servers, request_timeout_ms)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
         group_id=None,

@@ -1,0 +1,54 @@
+"""Which of the bootstrap servers to begin with: one that answers.
+
+aiokafka tries them one after the other, in random order, and waits a whole request timeout for one that has stopped
+without closing its port (a frozen process, a host in swap). A worker starts about a dozen clients: with one of three
+brokers frozen, few starts would come through at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from stream_worker.closing import close_within, end
+
+CLOSE_S = 1.0
+DEFAULT = "localhost"
+
+
+async def answering(bootstrap_servers: str | None, request_timeout_ms: int) -> str:
+    """The server of the list (`host:port,host:port`) that answers first; the list itself where none does.
+
+    All are asked at the same time; a list of one is not asked at all. None stands for aiokafka's default. Raises
+    nothing: whoever gets the list back hears from its client what is wrong with it.
+    """
+    bootstrap_servers = bootstrap_servers or DEFAULT
+    servers = [server for server in bootstrap_servers.split(",") if server.strip()]
+    if len(servers) < 2:
+        return bootstrap_servers
+    asked = [asyncio.create_task(_ask(server, request_timeout_ms), name=f"ask {server}") for server in servers]
+    try:
+        async with asyncio.timeout(request_timeout_ms / 1000):
+            for answer in asyncio.as_completed(asked):
+                if (server := await answer) is not None:
+                    return server
+    except TimeoutError:
+        pass
+    finally:
+        await asyncio.gather(*(end(task) for task in asked))
+    return bootstrap_servers
+
+
+async def _ask(server: str, request_timeout_ms: int) -> str | None:
+    """The server, once it has answered; None where it refuses."""
+    client = AIOKafkaClient(bootstrap_servers=server, request_timeout_ms=request_timeout_ms)
+    try:
+        with suppress(KafkaError, OSError, ValueError):
+            await client.bootstrap()
+            return server
+        return None
+    finally:
+        await close_within(CLOSE_S, client.close())
