@@ -49,11 +49,11 @@ LONG = Profile(
     spared=frozenset({"detector-0", "reconstructor-0", "aggregator-0"}),
     least_kills=50,
     rhythms={
-        "workers": Rhythm((5.0, 12.0), (Choice(faults.KILL),)),
-        "models": Rhythm((8.0, 20.0), (Choice(faults.KILL_MODEL),)),
-        "zombies": Rhythm((30.0, 60.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 7)),)),
+        "workers": Rhythm((5.0, 15.0), (Choice(faults.KILL),)),
+        "models": Rhythm((10.0, 30.0), (Choice(faults.KILL_MODEL),)),
+        "zombies": Rhythm((40.0, 90.0), (Choice(faults.ZOMBIE, (BEYOND_S, BEYOND_S + 7)),)),
         "nodes": Rhythm(
-            (40.0, 80.0),  # long enough apart that many kills of a worker have no other fault beside them
+            (60.0, 120.0),  # long enough apart that many kills of a worker have no other fault beside them
             (
                 Choice(faults.NODE_KILL, (1.0, 10.0)),
                 Choice(faults.NODE_TERM, (1.0, 10.0)),
