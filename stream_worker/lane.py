@@ -155,6 +155,7 @@ class Lane:
         Not `orderly`: as if the process had died with it.
         """
         opened, self._open = self._open, False
+        self._wake.set()
         if opened and drain_s > 0 and not self._task.done():
             drained = asyncio.create_task(self._idle.wait())
             await asyncio.wait({drained, self._task}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
@@ -299,24 +300,37 @@ class Lane:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         next_tick = loop.time() + TICK_S
+        next_commit = loop.time()
         while True:
             batch = self._finished()
+            if withheld := bool(batch) and loop.time() < next_commit and self._may_wait():
+                batch = []
             outputs = [output for work in batch for output in work.attempt.result()]
             # What a tick says builds on every record that was processed: it goes out with all of them or later.
             if loop.time() >= next_tick and len(batch) == len(self._queue):
                 outputs += await self._group.tick(self.number)
                 next_tick = loop.time() + TICK_S
             if batch or outputs:
+                next_commit = loop.time() + self._settings.stage.commit_interval_ms / 1000
                 await self._commit(batch, outputs)
                 continue
             self._wake.clear()
-            if self._queue and self._queue[0].attempt.done():
+            if not withheld and self._queue and self._queue[0].attempt.done():
                 continue
+            until = next_commit if withheld else next_tick if not self._queue else None
             try:
-                async with asyncio.timeout_at(next_tick if not self._queue else None):
+                async with asyncio.timeout_at(until):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _may_wait(self) -> bool:
+        """Whether what is finished keeps nobody waiting: no poll, no record that is to be tried alone, no closing."""
+        return (
+            self._open
+            and len(self._queue) <= self._limit - self._group.window
+            and all(work.record.offset >= self._suspicious.get(work.source, 0) for work in self._queue)
+        )
 
     def _finished(self) -> list[Work]:
         """The finished prefix of the queue, at most a batch of it."""

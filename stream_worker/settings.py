@@ -138,6 +138,9 @@ class Stage(Section):
     )
     watchdog_s: float = Field(300.0, gt=0, description="no progress for this long, with work waiting, ends the process")
     batch: int = Field(200, ge=2, le=10_000, description="most records in one transaction")
+    commit_interval_ms: int = Field(
+        0, ge=0, le=60_000, description="a lane that is not full commits no more often: fewer transactions"
+    )
 
 
 class Local(Section):

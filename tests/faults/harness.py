@@ -75,7 +75,7 @@ def command(seed: int, profile: Profile) -> str:
     return f"make faults SEED={seed} IMAGES={profile.images}{short}"
 
 
-def settings_for(cluster: KafkaCluster, folder: Path, base: str) -> Settings:
+def settings_for(cluster: KafkaCluster, folder: Path, base: str, commit_interval_ms: int) -> Settings:
     """Two detectors, three reconstructors, two aggregators, all with stub models."""
     return Settings(
         kafka=Kafka(
@@ -92,7 +92,7 @@ def settings_for(cluster: KafkaCluster, folder: Path, base: str) -> Settings:
         detector=Detector(model="tests.stubs:Scripted", threads=1, task_timeout_s=TASK_TIMEOUT_S),
         reconstructor=Reconstructor(model="tests.stubs:ScriptedDots", threads=1, task_timeout_s=TASK_TIMEOUT_S),
         # A fault of ours must not use up a record's attempts: killed models are drawn at random here.
-        stage=Stage(drain_s=3, retry_delay_s=0.1, retries=3),
+        stage=Stage(drain_s=3, retry_delay_s=0.1, retries=3, commit_interval_ms=commit_interval_ms),
         up=Up(detectors=2, reconstructors=3, aggregators=2),
         log=Log(format="json"),
     )
@@ -116,7 +116,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
         base = stack.enter_context(serving(made_up))
         stack.enter_context(_restarts())
         cluster = await stack.enter_async_context(KafkaCluster(folder / "kafka", profile.nodes))
-        settings = settings_for(cluster, folder, base)
+        settings = settings_for(cluster, folder, base, profile.commit_interval_ms)
         up = await stack.enter_async_context(running(settings, on_progress=tell, log_dir=folder / "logs"))
         started = time.monotonic()
         live = await stack.enter_async_context(Reader(settings.kafka))

@@ -120,6 +120,18 @@ GUARDS = (
         ("tests/faults/test_stale_leader.py",),
     ),
     Guard(
+        "the order within a lane",
+        "what the join made of a record is written down with it: one that ran ahead would be written last",
+        (Cut(LANE, "            await work.before.wait()\n", ""),),
+        (f"{STAGE_TESTS}::test_records_take_effect_in_their_order_also_where_some_are_tried_alone",),
+    ),
+    Guard(
+        "the search for a server that answers",
+        "one broker that stands still must not keep a worker from starting with the others",
+        (Cut("stream_worker/bootstrap.py", "if len(servers) < 2:", "if servers:"),),
+        ("tests/integration/test_bootstrap.py",),
+    ),
+    Guard(
         "the end of a record that kills its workers",
         "it must end in dead-letters, not in a loop",
         (Cut(LANE, "if before.alone >= self._settings.stage.worker_crashes:", "if before.alone < 0:"),),

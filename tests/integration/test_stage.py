@@ -93,6 +93,15 @@ async def send(settings: Settings, values: list[bytes]) -> None:
     await producer.stop()
 
 
+async def send_to_first(settings: Settings, values: list[bytes]) -> None:
+    """Send values to partition 0."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
+    await producer.start()
+    for value in values:
+        await producer.send_and_wait(settings.kafka.prefix + topics.IMAGES, value, key=value, partition=0)
+    await producer.stop()
+
+
 async def read(settings: Settings, topic: str, count: int, within_s: float = 30) -> list[Received]:
     """The first `count` committed records, and whatever else comes within half a second more."""
     consumer = AIOKafkaConsumer(
@@ -374,6 +383,23 @@ async def test_records_take_effect_in_their_order_also_where_some_are_tried_alon
     async with running(Echo(work), settings):
         await read(settings, topics.COMPLETED, PARTITIONS * count, within_s=120)
     assert order == list(range(count))
+
+
+async def test_a_lane_commits_no_more_often_than_it_is_told_to(settings: Settings) -> None:
+    """Once at once; then it waits, until it is full or is given up."""
+    slow = settings.model_copy(update={"stage": settings.stage.model_copy(update={"commit_interval_ms": 60_000})})
+    before_full = limit(Echo.window, settings.stage.batch) - Echo.window
+    async with running(Echo(), slow) as stage:
+        await stage_open(stage, 0)
+        await send_to_first(settings, [b"first"])
+        assert len(await read(settings, topics.COMPLETED, 1)) == 1
+        await send_to_first(settings, values_of(before_full))
+        assert len(await read(settings, topics.COMPLETED, 1)) == 1
+        await send_to_first(settings, [b"one more"])
+        got = await read(settings, topics.COMPLETED, 1 + before_full)
+        await send_to_first(settings, [b"last"])
+    got = await read(settings, topics.COMPLETED, 3 + before_full)
+    assert Counter(record.value for record in got) == Counter([b"first", *values_of(before_full), b"one more", b"last"])
 
 
 async def test_a_new_owner_of_the_id_fences_the_old_one(settings: Settings) -> None:

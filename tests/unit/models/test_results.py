@@ -61,7 +61,7 @@ def test_a_whole_geometry_passes() -> None:
         ("gaussians", 0, Reason.BAD_GEOMETRY),
         ("gaussians", -3, Reason.BAD_GEOMETRY),
         ("gaussians", 4, Reason.BAD_GEOMETRY),
-        ("gaussians", 10**400, Reason.BAD_GEOMETRY),
+        pytest.param("gaussians", 10**400, Reason.BAD_GEOMETRY, id="gaussians-beyond-all-bounds"),
         ("gaussians", "3", Reason.RECONSTRUCT_FAILED),
         ("gaussians", 3.0, Reason.RECONSTRUCT_FAILED),
         ("gaussians", True, Reason.RECONSTRUCT_FAILED),
