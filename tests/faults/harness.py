@@ -84,7 +84,7 @@ def settings_for(cluster: KafkaCluster, folder: Path, base: str, commit_interval
             replication_factor=len(cluster.nodes),
             session_timeout_ms=round(1000 * SESSION_S),
             rebalance_timeout_ms=15_000,
-            request_timeout_ms=10_000,
+            request_timeout_ms=5_000,  # a stopped node holds whoever asks it for as long
             transaction_timeout_ms=round(1000 * TRANSACTION_S),
         ),
         local=Local(data_dir=folder),

@@ -11,7 +11,7 @@ from tests.faults.schedule import Choice, Rhythm
 
 SESSION_S = 6.0
 TRANSACTION_S = 10.0
-TASK_TIMEOUT_S = 4.0
+TASK_TIMEOUT_S = 2.5
 OBJECT_MS = int(os.environ.get("OBJECT_MS", "20"))
 BEYOND_S = TRANSACTION_S + 3.0
 """A zombie is stopped this long at least: its session and its transactions are over by then."""
