@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 
-from stream_worker.closing import close_within, end
+from stream_worker.closing import end
 
-CLOSE_S = 1.0
 DEFAULT = "localhost"
 
 
@@ -43,12 +42,10 @@ async def answering(bootstrap_servers: str | None, request_timeout_ms: int) -> s
 
 
 async def _ask(server: str, request_timeout_ms: int) -> str | None:
-    """The server, once it has answered; None where it refuses."""
-    client = AIOKafkaClient(bootstrap_servers=server, request_timeout_ms=request_timeout_ms)
-    try:
-        with suppress(KafkaError, OSError, ValueError):
-            await client.bootstrap()
-            return server
-        return None
-    finally:
-        await close_within(CLOSE_S, client.close())
+    """The server, once it has said which protocol versions it speaks; None where it refuses."""
+    with suppress(KafkaError, OSError, ValueError):
+        ((host, port, _),) = collect_hosts(server)
+        connection = await create_conn(host, port, request_timeout_ms=request_timeout_ms)
+        connection.close()
+        return server
+    return None
