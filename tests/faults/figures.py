@@ -7,12 +7,15 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.faults.faults import KILL, OF_NODES, OF_WORKERS, Hit
+from tests.faults.faults import KILL, KILL_MODEL, OF_NODES, OF_WORKERS, Hit
 from tests.faults.memory import Life
 from tests.faults.offsets import Sample, Source
+from tests.faults.stumbles import MODEL
 
 LIVED_S = 120.0
 """A process that lived less is not judged: its quarters would be of its start."""
+
+_OF_A_GROUP = OF_WORKERS | {KILL_MODEL, MODEL}
 
 Visible = Mapping[Source, Sequence[int]]
 
@@ -49,10 +52,12 @@ class Resumed:
     seconds: float | None
     """Until the committed offset of the last of them had moved; None: one never did."""
     beside: tuple[str, ...]
-    """Other faults meanwhile: of a broker node, or of a worker of the same group."""
+    """Other faults meanwhile: of a broker node, or of a worker or a model of the same group."""
 
 
-def resumed(hits: Sequence[Hit], samples: Sequence[Sample], visible: Visible) -> list[Resumed]:
+def resumed(
+    hits: Sequence[Hit], samples: Sequence[Sample], visible: Visible, stumbles: Sequence[Hit] = ()
+) -> list[Resumed]:
     """Of every kill of a worker whose group had work: when all of the group's partitions with work had moved again.
 
     Work and position are those of the first look that began after the kill; a partition has moved when a later look
@@ -79,7 +84,7 @@ def resumed(hits: Sequence[Hit], samples: Sequence[Sample], visible: Visible) ->
                 target=hit.target,
                 partitions=len(due),
                 seconds=round(last - hit.at, 1) if finished else None,
-                beside=tuple(sorted({other.kind for other in hits if _disturbs(other, hit, until)})),
+                beside=tuple(sorted({other.kind for other in (*hits, *stumbles) if _disturbs(other, hit, until)})),
             )
         )
     return found
@@ -92,13 +97,14 @@ def _moved(later: Iterable[Sample], group: str, source: Source, position: int) -
 def _disturbs(other: Hit, hit: Hit, until: float) -> bool:
     """Whether another fault, or what it leaves behind, falls into the time that is measured.
 
-    A node's fault reaches on beyond its end, until clients and replicas have come back; a worker's, a session.
+    A node's fault reaches on beyond its end, until clients and replicas have come back; a worker's, a session; a
+    model's is over when the model is.
     """
     if other is hit:
         return False
-    beyond = 15.0 if other.kind in OF_NODES else 6.0
+    beyond = 15.0 if other.kind in OF_NODES else 6.0 if other.kind in OF_WORKERS else 0.0
     there = other.at <= until and other.until + beyond >= hit.at
-    return there and (other.kind in OF_NODES or (other.kind in OF_WORKERS and other.group == hit.group))
+    return there and (other.kind in OF_NODES or (other.kind in _OF_A_GROUP and other.group == hit.group))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,10 @@ from tests.faults.plan import Plan, drawn, plan
 from tests.faults.profiles import SESSION_S, TASK_TIMEOUT_S, TRANSACTION_S, Profile
 from tests.faults.readers import Reader
 from tests.faults.schedule import Step, schedule
+from tests.faults.stumbles import stumbles
 from tests.photo_server import Answer, serving
 from tests.servers.kafka_cluster import KafkaCluster
 
-RESTART_S = (0.5, 4.0)
-"""Instead of the supervisor's longest back-off of a minute: there would soon be nobody left to kill."""
 TELL_S = 15.0
 DRAIN_S = 300.0
 """How long lag may last before it is given up: far beyond what is allowed, to have a figure."""
@@ -57,6 +56,8 @@ class Outcome:
     fresh: Sequence[CompletedImageEvent]
     audit: Report
     hits: Sequence[Hit]
+    stumbles: Sequence[Hit]
+    """What became of models that poison or a kill of theirs ended."""
     missed: int
     over: float
     """When the last fault had ended and all was published, in seconds of the run."""
@@ -114,11 +115,11 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
 
     async with AsyncExitStack() as stack:
         base = stack.enter_context(serving(made_up))
-        stack.enter_context(_restarts())
+        stack.enter_context(_restarts(profile.restart_s))
         cluster = await stack.enter_async_context(KafkaCluster(folder / "kafka", profile.nodes))
         settings = settings_for(cluster, folder, base, profile.commit_interval_ms)
         up = await stack.enter_async_context(running(settings, on_progress=tell, log_dir=folder / "logs"))
-        started = time.monotonic()
+        started, began = time.monotonic(), time.time()
         live = await stack.enter_async_context(Reader(settings.kafka))
         offsets = await stack.enter_async_context(Offsets(settings.kafka, started))
         memory = await stack.enter_async_context(Memory(up.supervisor.workers, started))
@@ -155,6 +156,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
             fresh=fresh.events,
             audit=report,
             hits=service.hits,
+            stumbles=stumbles(folder / "logs", began),
             missed=service.missed,
             over=max([published, *(hit.until for hit in service.hits)]),
             troubles=service.troubles,
@@ -167,9 +169,9 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
 
 
 @contextmanager
-def _restarts() -> Iterator[None]:
+def _restarts(restart_s: tuple[float, float]) -> Iterator[None]:
     before = supervisor.BACKOFF_S
-    supervisor.BACKOFF_S = RESTART_S
+    supervisor.BACKOFF_S = restart_s
     try:
         yield
     finally:

@@ -36,6 +36,8 @@ class Profile:
     within_s: float = 2400.0
     object_ms: int = OBJECT_MS
     commit_interval_ms: int = 0
+    restart_s: tuple[float, float] = (0.5, 4.0)
+    """Instead of the supervisor's longest back-off of a minute: there would soon be nobody left to kill."""
     spared: frozenset[str] = field(default_factory=frozenset)
     least_kills: int = 0
     limits: bool = True
@@ -47,6 +49,8 @@ LONG = Profile(
     images=10_000,
     nodes=3,
     publish_s=520.0,
+    # Later than its partitions are taken over: one that is back just then makes a second rebalance of it.
+    restart_s=(8.0, 8.0),
     commit_interval_ms=1000,  # three brokers on two cores: their time goes into transactions
     spared=frozenset({"detector-0", "reconstructor-0", "aggregator-0"}),
     least_kills=50,

@@ -60,8 +60,9 @@ def page(states: Sequence[State]) -> str:
             f"Lag 0 (at most {DRAINED_S:.0f} s): from the end of the last fault, or of publishing where that is later.",
             f"A killed worker's partitions resume (at most {RESUMED_S:.0f} s): from the kill until the committed",
             "offset of every partition in which the group had work has moved, seen once a",
-            "second; an upper bound by up to two seconds. *Alone*: no other fault of the group or of a broker node was",
-            "going on, or just over. *Beside*: there was; shown, not judged.",
+            "second; an upper bound by up to two seconds. *Alone*: no other fault of the group (a worker, a model that",
+            "was killed, or that poison crashed or hung) or of a broker node was going on, or just over. *Beside*:",
+            "there was; shown, not judged.",
             f"Memory (at most x {GROWTH:.2f}): the median of the last quarter of a process's life over that of the",
             "second, for every process that lived two minutes; `-0` of each group is never hit: it lives all the time.",
             "",
@@ -91,7 +92,7 @@ def _how(first: State, ran: Sequence[State]) -> list[str]:
         f"`make faults`, {dates}: {first['versions']}; {first['machine']}.",
         f"{kafka}; 2 detectors, 3 reconstructors, 2 aggregators with stub models ({first['object_ms']} ms an object).",
         "1 % of the images and of the objects are poison (refused, crashing or hanging), 20 % of the image events",
-        "come twice. Workers are restarted after 0.5 to 4 s. `make faults SEED=n` repeats a seed's plan and schedule.",
+        "come twice. Workers are restarted after 8 s. `make faults SEED=n` repeats a seed's plan and schedule.",
     ]
 
 

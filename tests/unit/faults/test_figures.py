@@ -6,6 +6,7 @@ from tests.faults.faults import KILL, NODE_STOP, ZOMBIE, Hit
 from tests.faults.figures import drained_s, growth, lag, resumed
 from tests.faults.memory import Life
 from tests.faults.offsets import Sample
+from tests.faults.stumbles import MODEL
 
 A, B = ("objects", 0), ("objects", 1)
 VISIBLE = {A: [0, 1, 2, 5, 6], B: [0, 4]}
@@ -69,6 +70,14 @@ def test_other_faults_meanwhile_are_named_and_those_of_other_groups_are_not() ->
     assert resumed(among, samples, VISIBLE)[0].beside == (KILL, NODE_STOP)
     long_ago = [hit(30.5), hit(0, "reconstructor-2", ZOMBIE, until=20), hit(0, "node-1", NODE_STOP, until=14)]
     assert resumed(long_ago, [sample(31, 1, 0), sample(32, 2, 1)], VISIBLE)[0].beside == ()
+
+
+def test_a_model_of_the_group_that_stumbles_meanwhile_is_another_fault() -> None:
+    samples = [sample(1, 1, 0), sample(5, 2, 1)]
+    meanwhile = [hit(2, "reconstructor-2", MODEL, until=4.5)]
+    assert resumed([hit(0.5)], samples, VISIBLE, meanwhile)[0].beside == (MODEL,)
+    elsewhere = [hit(2, "detector-0", MODEL), hit(0, "reconstructor-2", MODEL, until=0.4), hit(6, kind=MODEL)]
+    assert resumed([hit(0.5)], samples, VISIBLE, elsewhere)[0].beside == ()
 
 
 def test_memory_is_the_last_quarter_of_a_life_against_the_second() -> None:
