@@ -73,6 +73,12 @@ MODEL_STARTS = Counter(
     ["model"],
     registry=REGISTRY,
 )
+MODEL_COMPILED = Gauge(
+    "stream_worker_model_compiled",
+    "1 where the model runs compiled, 0 where it says that it does not: compiling is off or has failed (see the log).",
+    ["model"],
+    registry=REGISTRY,
+)
 MODEL_ENDS = Counter(
     "stream_worker_model_ends_total",
     "Ends of a model's process that nobody wished for, by cause: crash, timeout, recycle, failed_start.",

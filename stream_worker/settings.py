@@ -106,10 +106,36 @@ class Reconstructor(ModelProcess):
     """From a mask to 3D."""
 
     model: str = Field(
-        "silhouette", pattern=MODEL, description="silhouette (needs no GPU), or module:Class of a model of your own"
+        "silhouette",
+        pattern=MODEL,
+        description="silhouette (needs no GPU), sam3d (see that section), or module:Class of a model of your own",
     )
     max_gaussians: int = Field(20_000, ge=100, le=2_000_000, description="most Gaussians of one object")
     seed: int = Field(42, description="of models that draw random numbers")
+
+
+class Sam3d(Section):
+    """SAM 3D Objects, where `reconstructor.model` is sam3d. The defaults are those of the guide in ops/decisions."""
+
+    checkpoint: str | None = Field(None, description="folder of upstream's pipeline.yaml and weights")
+    sha256sums: str | None = Field(
+        None, description="pins of the files there that are read, as `sha256sum` writes them"
+    )
+    stage1_steps: int = Field(15, ge=1, le=200, description="of the structure (upstream: 25; 15 moved volumes 1.3 %)")
+    stage2_steps: int = Field(8, ge=1, le=200, description="of the latents (upstream's code: 25, its yaml: 12)")
+    mesh: bool = Field(False, description="decode a mesh too, and make its GLB: a third more time")
+    mesh_postprocess: bool = Field(False, description="simplify and fill the mesh: 20 to 40 s")
+    texture_baking: bool = Field(False, description="bake a texture for the GLB: 30 to 60 s")
+    layout_postprocess: bool = Field(
+        False, description="refine the pose by rendering; upstream's published configuration names no method for it"
+    )
+    pointmap: Literal["pinhole", "moge"] = Field(
+        "pinhole", description="depth of the photo: a plane (sizes are relative), or MoGe's estimate in metres"
+    )
+    compile: bool = Field(True, description="torch.compile of stage 1; where that fails, the model runs without")
+    warm_up_runs: int = Field(3, ge=0, le=20, description="made-up objects before the first real one")
+    min_opacity: float = Field(0.1, gt=0, lt=1, description="Gaussians fainter than this count for no size")
+    outlier_share: float = Field(0.001, ge=0, lt=0.5, description="furthest Gaussians on either side that do neither")
 
 
 class Aggregator(Section):
@@ -193,6 +219,7 @@ class Settings(BaseSettings):
     images: Images = Images()
     detector: Detector = Detector()
     reconstructor: Reconstructor = Reconstructor()
+    sam3d: Sam3d = Sam3d()
     aggregator: Aggregator = Aggregator()
     stage: Stage = Stage()
     local: Local = Local()

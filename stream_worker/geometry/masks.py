@@ -60,6 +60,11 @@ def box(rle: Mapping[str, Any]) -> tuple[int, int, int, int]:
     return x, y, x + width, y + height
 
 
+def packed(mask: Mapping[str, Any] | Rle) -> bytes:
+    """Return the pixels of `mask` as bits, eight a byte, row after row (`numpy.packbits`). Raises as `decode` does."""
+    return np.packbits(decode(mask)).tobytes()
+
+
 def validate(rle: Any, *, max_pixels: int = MAX_PIXELS) -> Rle:
     """Return `rle` if it is a well-formed mask of at most `max_pixels`, else raise ValueError with one clear line.
 

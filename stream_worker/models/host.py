@@ -319,6 +319,8 @@ class ModelHost:
             self._starting = None
         self.counters.starts += 1
         metrics.MODEL_STARTS.labels(self.name).inc()
+        if isinstance(compiled := self.info.get("compiled"), bool):
+            metrics.MODEL_COMPILED.labels(self.name).set(compiled)
         self._process = process
         _log.info(
             "model ready",

@@ -1,0 +1,212 @@
+"""The model class: loads upstream's pipeline once, and reconstructs one object after another with it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_worker.geometry import gaussians, pointmap
+from stream_worker.models.protocol import ModelFault
+from stream_worker.models.sam3d import checkpoint, compiling, pipeline, result
+from stream_worker.models.sam3d.options import Options
+from stream_worker.models.sam3d.phases import Phases
+
+VERSION = "cf06676"
+"""The commit of upstream's that this was written against."""
+
+LEAST_PX = 16
+"""Fewer pixels than this show no shape: upstream would blow them up to a square of 518."""
+
+
+class Sam3d:
+    """SAM 3D Objects, one object at a time (upstream's pipeline is not re-entrant).
+
+    Options: see `options.Options`. A task is `{"pixels": path of height x width x 3 RGB bytes, "width", "height"}`, its
+    payload the mask as `numpy.packbits` of the (height, width) rows. The answer is as `result.header` says, with
+    `times` (seconds a phase), `peak_gpu_bytes` and `voxels` besides; its body is the PLY file.
+
+    Faults in loading: `bad_options`, `weights_missing`, `weights_unpinned`, `weights_mismatch`, `config_refused`,
+    `import_failed`, `device_missing`. In a task: `empty_mask`, `mask_too_small`, `bad_mask`, `bad_pointmap`,
+    `bad_geometry`.
+    """
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        self._options = Options.of(options)
+        folder = Path(self._options.checkpoint).expanduser()
+        config = pipeline.configuration(folder)
+        lean = pipeline.without_what_is_not_needed(config, self._options)
+        began = time.perf_counter()
+        sums = checkpoint.pins(Path(self._options.sha256sums).expanduser())
+        weights_sha256 = checkpoint.verify(folder, checkpoint.files(lean), sums)
+        verified = time.perf_counter()
+        self._torch = _torch(self._options.threads)
+        device = _device(self._options.device, self._torch)
+        self._pipeline = pipeline.build(lean, folder, device)
+        self._phases = Phases(self._pipeline, self._synchronize)
+        loaded = time.perf_counter()
+        print(f"verified in {verified - began:.1f} s, loaded in {loaded - verified:.1f} s", file=sys.stderr)
+        self._info: dict[str, Any] = {
+            "model": "sam-3d-objects",
+            "version": VERSION,
+            "weights_sha256": weights_sha256,
+            "device": device,
+            "verify_s": round(verified - began, 3),
+            "compiled": False,
+        }
+        return self._info
+
+    def warm_up(self) -> None:
+        """Compile (where that is on and possible) and run an object that is made up."""
+        if self._options.compile:
+            failure = compiling.compile_stage_1(self._pipeline, self._torch, self._run_made_up)
+            self._info["compiled"] = failure is None
+            if failure is not None:
+                print(f"stage 1 runs uncompiled: {failure}", file=sys.stderr)
+        for _ in range(self._options.warm_up_runs):
+            self._run_made_up()
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        width, height = int(task["width"]), int(task["height"])
+        photo = np.memmap(task["pixels"], np.uint8, "r", shape=(height, width, 3))
+        mask = unpacked(payload, width, height)
+        self._phases.start()
+        self._reset_peak()
+        output = self._run(photo, mask)
+        with self._phases.of("write"):
+            model = self._gaussians(output["gaussian"][0])
+            ply = gaussians.to_ply(model)
+        with self._phases.of("measure"):
+            pose = {name: _array(output[name]) for name in ("rotation", "translation", "scale")}
+            header = result.header(
+                model,
+                pose,
+                unit=result.UNITS[self._options.pointmap],
+                min_opacity=self._options.min_opacity,
+                outlier_share=self._options.outlier_share,
+            )
+        extra = {"times": self._phases.times(), "voxels": len(output["coords"]), "peak_gpu_bytes": self._peak()}
+        return header | extra, ply
+
+    # ------------------------------------------------------------------ upstream's call
+
+    def _run(self, photo: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
+        options = self._options
+        height, width = mask.shape
+        plane = None
+        if options.pointmap == "pinhole":
+            # Upstream turns its own depth network's points into PyTorch3D's frame, but not those that it is given.
+            points = pointmap.to_pytorch3d(pointmap.pointmap(width, height))
+            plane = self._torch.from_numpy(points)
+        with self._torch.inference_mode(False), self._torch.no_grad(), _known_faults():
+            output: dict[str, Any] = self._pipeline.run(
+                np.dstack((photo, np.where(mask, np.uint8(255), np.uint8(0)))),
+                None,
+                options.seed,
+                stage1_only=False,
+                with_mesh_postprocess=options.mesh_postprocess,
+                with_texture_baking=options.texture_baking,
+                with_layout_postprocess=options.layout_postprocess,
+                use_vertex_color=not options.texture_baking,
+                stage1_inference_steps=options.stage1_steps,
+                stage2_inference_steps=options.stage2_steps,
+                pointmap=plane,
+                decode_formats=options.formats,
+            )
+        return output
+
+    def _run_made_up(self) -> None:
+        """A grey square before noise, of the size that upstream works on."""
+        noise = np.random.default_rng(0).integers(0, 255, (518, 518, 3), np.uint8)
+        mask = np.zeros((518, 518), np.bool_)
+        mask[129:389, 129:389] = True
+        self._run(noise, mask)
+
+    def _gaussians(self, found: Any) -> gaussians.Gaussians:
+        """The values that upstream's `save_ply` writes: no vertex by vertex loop, and no infinity.
+
+        It takes the logit of a sigmoid that may have rounded to 1: there, what went into the sigmoid is taken.
+        """
+        torch = self._torch
+        with torch.no_grad():
+            opacity = found.get_opacity
+            logits = torch.log(opacity / (1 - opacity))
+            raw = found._opacity + found.opacity_bias
+            return gaussians.Gaussians(
+                positions=_array(found.get_xyz),
+                sh_dc=_array(found._features_dc.transpose(1, 2).flatten(start_dim=1)),
+                opacities=_array(torch.where(torch.isfinite(logits), logits, raw)).reshape(-1),
+                scales=_array(torch.log(found.get_scaling)),
+                rotations=_array(found._rotation + found.rots_bias[None, :]),
+            )
+
+    # ------------------------------------------------------------------ the device
+
+    def _synchronize(self) -> None:
+        if self._torch.cuda.is_available():
+            self._torch.cuda.synchronize()
+
+    def _reset_peak(self) -> None:
+        if self._torch.cuda.is_available():
+            self._torch.cuda.reset_peak_memory_stats()
+
+    def _peak(self) -> int | None:
+        return int(self._torch.cuda.max_memory_allocated()) if self._torch.cuda.is_available() else None
+
+
+def unpacked(payload: bytes, width: int, height: int) -> NDArray[np.bool_]:
+    """The mask (height, width). Raises ModelFault for one of another size, with no pixel, or with too few."""
+    if len(payload) != (width * height + 7) // 8:
+        raise ModelFault("bad_mask", f"a mask of {len(payload)} bytes is not of a photo of {width} x {height}")
+    bits = np.unpackbits(np.frombuffer(payload, np.uint8), count=width * height)
+    mask = bits.reshape(height, width).astype(np.bool_)
+    pixels = int(mask.sum())
+    if pixels == 0:
+        raise ModelFault("empty_mask", "the mask holds no pixel")
+    if pixels < LEAST_PX:
+        raise ModelFault("mask_too_small", f"the mask holds {pixels} pixels, and an object has at least {LEAST_PX}")
+    return mask
+
+
+@contextlib.contextmanager
+def _known_faults() -> Iterator[None]:
+    """Upstream's ways to say that a photo or its depth is of no use, as faults of the task."""
+    try:
+        yield
+    except (ValueError, AssertionError, FloatingPointError) as error:
+        text = str(error)
+        if "nan" in text.lower() or "inf" in text.lower().split():
+            raise ModelFault("bad_pointmap", f"the depth of the photo is not finite: {text[:200]}") from error
+        raise
+
+
+def _torch(threads: int) -> Any:
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        raise ModelFault("import_failed", f"torch is not installed here: {error}") from error
+    torch.set_num_threads(threads)
+    with contextlib.suppress(RuntimeError):  # too late where something has run in parallel already
+        torch.set_num_interop_threads(2)
+    return torch
+
+
+def _device(asked: str, torch: Any) -> str:
+    """Upstream knows the device `cuda` and, in some of its classes, no other: `cpu` is for its stand-in in tests."""
+    if asked == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ModelFault("device_missing", "SAM 3D Objects needs a CUDA GPU, and torch sees none")
+    return "cuda"
+
+
+def _array(value: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = np.ascontiguousarray(value.detach().cpu().float().numpy())
+    return array

@@ -1,0 +1,107 @@
+"""From upstream's output to ours: the PLY, the pose, the oriented box and the volume. NumPy only.
+
+Frames. Upstream's Gaussians are in the object's own frame (x right, y forward, z up as its training data stand; about
++-0.5). Its pose maps them into PyTorch3D's camera (x left, y up, z forward) by row vectors: camera = scale * local @ R
++ translation, R the matrix of the quaternion. Ours is OpenCV's camera (x right, y down, z forward) and column vectors:
+half a turn about z, and the inverse rotation.
+
+Which Gaussians make the size: those that are seen. A Gaussian of an opacity below `min_opacity` is haze, and the share
+`outlier_share` that lies furthest out on either side of each axis is debris; neither is in the box or the volume. All
+of them are in the PLY. (Upstream's viewer takes opacities above 0.9 for the size; soft surfaces have few of those.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_worker.geometry import gaussians, rotations, solid, volume
+from stream_worker.models.protocol import ModelFault
+
+Floats = NDArray[np.float64]
+
+FRAME = "object: upstream's canonical frame, z up; pose and box: camera x right, y down, z forward (OpenCV)"
+UNITS = {"pinhole": "relative: depth of the pinhole plane", "moge": "metre, as MoGe estimates it"}
+VOLUME_METHOD = "enclosed cells of a 64-cell grid, shell half"
+
+TO_OPENCV = np.diag([-1.0, -1.0, 1.0])
+LEAST = 50
+"""Gaussians that must be left to measure a size by."""
+
+
+def header(
+    model: gaussians.Gaussians,
+    pose: dict[str, NDArray[Any]],
+    *,
+    unit: str,
+    min_opacity: float,
+    outlier_share: float,
+) -> dict[str, Any]:
+    """What is known of an object: see `events.Geometry`.
+
+    Args:
+        model: N Gaussians in the object's frame.
+        pose: upstream's `rotation` (1, 4) wxyz, `translation` (1, 3) and `scale` (1, 3), isotropic.
+        unit: of the pose's translation and scale.
+
+    Raises ModelFault "bad_geometry" where nothing is left to measure, or a number is not finite.
+    """
+    try:
+        gaussians.check(model)
+    except ValueError as error:
+        raise ModelFault("bad_geometry", str(error)) from error
+    scale, rotation, translation = _pose(pose)
+    points = seen(model, min_opacity, outlier_share)
+    if len(points) < LEAST:
+        raise ModelFault(
+            "bad_geometry", f"only {len(points)} of {len(model)} Gaussians can be seen: no size to measure"
+        )
+    upright = volume.oriented_box(points, np.eye(3))
+    box = volume.OrientedBox(
+        center=rotation @ (scale * upright.center) + translation,
+        rotation=upright.rotation @ rotation.T,
+        width=scale * upright.width,
+        depth=scale * upright.depth,
+        height=scale * upright.height,
+    )
+    return {
+        "gaussians": len(model),
+        "frame": FRAME,
+        "unit": unit,
+        "oriented_box": box.as_dict(),
+        "volume": solid.volume_of_shell(points) * scale**3,
+        "volume_method": VOLUME_METHOD,
+        "pose": {
+            "rotation": rotations.from_matrix(rotation).tolist(),
+            "translation": translation.tolist(),
+            "scale": scale,
+        },
+    }
+
+
+def seen(model: gaussians.Gaussians, min_opacity: float, outlier_share: float) -> Floats:
+    """The centres (M, 3) of the Gaussians that make the size, see the module's docstring."""
+    logit = np.log(min_opacity / (1 - min_opacity))
+    points: Floats = model.positions[model.opacities >= logit].astype(np.float64)
+    if len(points) == 0:
+        return points
+    low, high = np.quantile(points, [outlier_share, 1 - outlier_share], axis=0)
+    kept: Floats = points[((points >= low) & (points <= high)).all(axis=1)]
+    return kept
+
+
+def _pose(pose: dict[str, NDArray[Any]]) -> tuple[float, Floats, Floats]:
+    """Scale, rotation (3, 3) and translation (3,) of OpenCV's camera, for column vectors."""
+    quaternion, translation, scale = (
+        np.asarray(pose[name], np.float64).reshape(-1) for name in ("rotation", "translation", "scale")
+    )
+    length = float(np.linalg.norm(quaternion))
+    whole = np.concatenate((quaternion, translation, scale))
+    if quaternion.shape != (4,) or translation.shape != (3,) or not np.isfinite(whole).all() or length == 0:
+        raise ModelFault("bad_geometry", "the pose is not finite")
+    if scale.min() <= 0 or np.ptp(scale) > 1e-4 * scale.max():
+        raise ModelFault("bad_geometry", f"the pose's scale {scale.tolist()} is not one positive number")
+    rotation = TO_OPENCV @ rotations.to_matrix(quaternion / length).T
+    return float(scale[0]), rotation, TO_OPENCV @ translation

@@ -1,0 +1,406 @@
+"""The adapter of SAM 3D Objects, against a stand-in for upstream's package (tests/fakes/upstream)."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_worker.geometry import gaussians, masks, pointmap, rotations
+from stream_worker.models.protocol import ModelFault
+from stream_worker.models.results import reconstructed
+from stream_worker.models.sam3d.adapter import LEAST_PX, Sam3d
+from stream_worker.models.sam3d.phases import Phases
+from stream_worker.reconstructor import Reconstructor
+from stream_worker.settings import Kafka, Settings
+
+FAKES = Path(__file__).parents[2] / "fakes" / "upstream"
+PARTS = ("ss_generator", "slat_generator", "ss_decoder", "slat_decoder_gs", "slat_decoder_gs_4", "slat_decoder_mesh")
+WIDTH, HEIGHT = 160, 120
+
+pytest.importorskip("torch", reason="the stand-in is made of torch's tensors: install the extra `detector`")
+
+
+@pytest.fixture(autouse=True)
+def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stand-in's module of the pipeline, fresh."""
+    monkeypatch.syspath_prepend(str(FAKES))
+    monkeypatch.setenv("LIDRA_SKIP_INIT", "false")
+    from sam3d_objects.pipeline import inference_pipeline_pointmap as module
+
+    module.CALLS.clear()
+    yield module
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sam3d_objects"]:
+        del sys.modules[name]
+
+
+def written(folder: Path, pipeline: str = "", generator: str = "{}") -> dict[str, Any]:
+    """A checkpoint folder as upstream publishes it, with pins beside it; the options that name them."""
+    folder.mkdir()
+    lines = ["_target_: sam3d_objects.pipeline.inference_pipeline_pointmap.InferencePipelinePointMap"]
+    for part in PARTS:
+        (folder / f"{part}.yaml").write_text(generator if part == "ss_generator" else "{}")
+        (folder / f"{part}.ckpt").write_bytes(part.encode())
+        lines += [f"{part}_config_path: {part}.yaml", f"{part}_ckpt_path: {part}.ckpt"]
+    lines += ["dtype: float16", "depth_model:", "  _target_: sam3d_objects.pipeline.depth_models.moge.MoGe"]
+    (folder / "pipeline.yaml").write_text("\n".join([*lines, pipeline]) + "\n")
+    pin(folder)
+    return {
+        "checkpoint": str(folder),
+        "sha256sums": str(folder.with_suffix(".sha256")),
+        "device": "cpu",
+        "threads": 1,
+        "compile": False,
+        "warm_up_runs": 0,
+    }
+
+
+def pin(folder: Path) -> None:
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in sorted(folder.iterdir())]
+    folder.with_suffix(".sha256").write_text("\n".join(sums) + "\n")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, Any]:
+    return written(tmp_path / "hf")
+
+
+Asked = Callable[..., tuple[dict[str, Any], bytes]]
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Asked:
+    """Have a model reconstruct what lies under a mask (a square unless one is given)."""
+
+    def asked(model: Sam3d, mask: np.ndarray[Any, Any] | None = None) -> tuple[dict[str, Any], bytes]:
+        if mask is None:
+            mask = np.zeros((HEIGHT, WIDTH), bool)
+            mask[30:90, 100:150] = True
+        height, width = mask.shape
+        path = tmp_path / "pixels"
+        with path.open("wb") as file:
+            file.truncate(width * height * 3)
+        return model.infer({"pixels": str(path), "width": width, "height": height}, masks.packed(masks.encode(mask)))
+
+    return asked
+
+
+def loaded(options: dict[str, Any]) -> Sam3d:
+    model = Sam3d()
+    model.load(options)
+    model.warm_up()
+    return model
+
+
+# ---------------------------------------------------------------------- what upstream is asked
+
+
+def test_the_settings_reach_upstreams_call(options: dict[str, Any], ask: Asked, upstream: Any) -> None:
+    settings = Settings(kafka=Kafka(bootstrap_servers="none"))
+    ask(loaded(settings.sam3d.model_dump() | {"seed": settings.reconstructor.seed} | options))
+    call = upstream.CALLS[-1]
+    assert (call["stage1_inference_steps"], call["stage2_inference_steps"], call["seed"]) == (15, 8, 42)
+    assert not any(call[f"with_{name}"] for name in ("mesh_postprocess", "texture_baking", "layout_postprocess"))
+    assert call["decode_formats"] == ["gaussian"]
+    assert call["image"].shape == (HEIGHT, WIDTH, 4)
+    assert set(np.unique(call["image"][..., 3])) == {0, 255}
+    assert call["stage1_only"] is call["use_stage1_distillation"] is call["use_stage2_distillation"] is False
+
+
+def test_settings_that_were_changed_reach_it_too(options: dict[str, Any], ask: Asked, upstream: Any) -> None:
+    changed = {
+        "stage1_steps": 12,
+        "stage2_steps": 4,
+        "seed": 7,
+        "mesh": True,
+        "mesh_postprocess": True,
+        "texture_baking": True,
+        "layout_postprocess": True,
+    }
+    ask(loaded(options | changed))
+    call = upstream.CALLS[-1]
+    assert (call["stage1_inference_steps"], call["stage2_inference_steps"], call["seed"]) == (12, 4, 7)
+    assert all(call[f"with_{name}"] for name in ("mesh_postprocess", "texture_baking", "layout_postprocess"))
+    assert call["decode_formats"] == ["gaussian", "mesh"]
+    assert call["use_vertex_color"] is False
+
+
+def test_what_no_option_needs_is_not_loaded(options: dict[str, Any], upstream: Any) -> None:
+    Path(options["checkpoint"], "slat_decoder_mesh.ckpt").unlink()
+    loaded(options)
+    init = upstream.CALLS[0]["init"]
+    assert init["slat_decoder_mesh_ckpt_path"] is init["slat_decoder_gs_4_ckpt_path"] is init["depth_model"] is None
+    assert (init["rendering_engine"], init["compile_model"]) == ("pytorch3d", False)
+    assert init["workspace_dir"] == options["checkpoint"]
+
+
+def test_a_mesh_needs_its_decoder(options: dict[str, Any], upstream: Any) -> None:
+    loaded(options | {"mesh": True})
+    assert upstream.CALLS[0]["init"]["slat_decoder_mesh_ckpt_path"] == "slat_decoder_mesh.ckpt"
+
+
+def test_the_plane_is_in_pytorch3ds_frame(options: dict[str, Any], ask: Asked, upstream: Any) -> None:
+    ask(loaded(options))
+    plane = upstream.CALLS[-1]["pointmap"].numpy()
+    assert plane.shape == (HEIGHT, WIDTH, 3)
+    assert plane.dtype == np.float32
+    np.testing.assert_array_equal(plane * [-1, -1, 1], pointmap.pointmap(WIDTH, HEIGHT))
+
+
+def test_settings_that_change_the_result_change_the_fingerprint() -> None:
+    def said(**sam3d: Any) -> dict[str, Any]:
+        settings = Settings.model_validate({"reconstructor": {"model": "sam3d"}, "sam3d": sam3d})
+        return Reconstructor(settings)._model_settings()
+
+    assert said(stage1_steps=12) != said()
+    assert said(compile=False, checkpoint="/elsewhere") == said()
+
+
+# ---------------------------------------------------------------------- what comes of it
+
+
+def test_the_object_lies_where_the_photo_shows_it(options: dict[str, Any], ask: Asked) -> None:
+    """The stand-in's ellipsoid, half axes 0.5, 0.3 and 0.4, as wide as the mask."""
+    header, ply = ask(loaded(options))
+    geometry = reconstructed(header, ply)
+    camera = pointmap.Pinhole.of(WIDTH, HEIGHT)
+    scale = 49 / camera.focal
+    assert geometry.pose.scale == pytest.approx(scale, rel=1e-5)
+    box = geometry.oriented_box
+    assert (box.width, box.depth, box.height) == pytest.approx((scale, 0.6 * scale, 0.8 * scale), rel=0.01)
+    assert geometry.volume == pytest.approx(4 / 3 * np.pi * 0.5 * 0.3 * 0.4 * scale**3, rel=0.04)
+    u, v = camera.pixels(np.array(box.center))
+    assert (float(u), float(v)) == pytest.approx((124.5, 59.5), abs=0.5)
+
+
+def test_the_pose_puts_the_gaussians_into_the_box(options: dict[str, Any], ask: Asked) -> None:
+    header, ply = ask(loaded(options))
+    pose, box = header["pose"], header["oriented_box"]
+    rotation = rotations.to_matrix(np.array(pose["rotation"]))
+    points = gaussians.from_ply(ply).positions @ rotation.T * pose["scale"] + np.array(pose["translation"])
+    along = (points - np.array(box["center"])) @ np.array(box["rotation"]).T
+    np.testing.assert_allclose(np.ptp(along, axis=0), [box["width"], box["depth"], box["height"]], rtol=0.01)
+
+
+def test_the_ply_holds_what_upstream_would_write_and_no_infinity(options: dict[str, Any], ask: Asked) -> None:
+    from sam3d_objects.model.parts import Gaussian, ellipsoid
+
+    _, ply = ask(loaded(options))
+    found, theirs = gaussians.from_ply(ply), Gaussian(ellipsoid())
+    gaussians.check(found)
+    opacity = theirs.get_opacity
+    logits = (opacity / (1 - opacity)).log().numpy()[:, 0]
+    assert np.isinf(logits[0])
+    assert found.opacities[0] == pytest.approx(40 - 2.1972, abs=1e-3)
+    np.testing.assert_array_equal(found.opacities[1:], logits[1:])
+    np.testing.assert_array_equal(found.positions, theirs.get_xyz.numpy())
+    np.testing.assert_array_equal(found.sh_dc, theirs._features_dc.numpy()[:, 0])
+    np.testing.assert_array_equal(found.scales, theirs.get_scaling.log().numpy())
+    np.testing.assert_array_equal(found.rotations, np.tile(np.float32([1, 0, 0, 0]), (len(found), 1)))
+
+
+def test_a_photo_of_twelve_megapixels(options: dict[str, Any], ask: Asked) -> None:
+    mask = np.zeros((3000, 4000), bool)
+    mask[1000:2000, 3000:3900] = True
+    header, _ = ask(loaded(options), mask)
+    u, v = pointmap.Pinhole.of(4000, 3000).pixels(np.array(header["oriented_box"]["center"]))
+    assert (float(u), float(v)) == pytest.approx((3449.5, 1499.5), abs=2)
+
+
+def test_each_phase_has_its_time(options: dict[str, Any], ask: Asked) -> None:
+    header, _ = ask(loaded(options))
+    assert set(header["times"]) == {
+        f"{phase}_s"
+        for phase in (
+            *("pointmap", "preprocess", "condition", "stage1", "stage2"),
+            *("decode", "postprocess", "write", "measure"),
+        )
+    }
+    assert header["voxels"] == 500
+
+
+def test_a_phase_within_a_phase_counts_for_itself() -> None:
+    class Pipeline:
+        def get_condition_input(self) -> None:
+            for _ in range(200_000):
+                pass
+
+        def sample_sparse_structure(self) -> None:
+            self.get_condition_input()
+
+        compute_pointmap = preprocess_image = sample_slat = decode_slat = postprocess_slat_output = get_condition_input
+
+    pipeline = Pipeline()
+    phases = Phases(pipeline, lambda: None)
+    pipeline.sample_sparse_structure()
+    times = phases.times()
+    assert times["condition_s"] > 5 * times["stage1_s"]
+
+
+# ---------------------------------------------------------------------- what can't be
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("os.system", "builtins.eval", "subprocess.Popen", "torch.os.system", "torch.hub.load", "functools.partial"),
+        *(
+            "sam3d_objects.pipeline.os.system",
+            "torch.nn.modules.os.system",
+            "torch.nn.importlib.import_module",
+        ),
+        *("sam3d_objects", "torch.nn.", "torchvision.transforms.__builtins__.eval", "${oc.env:HOME}", "7"),
+    ],
+)
+@pytest.mark.parametrize("where", ["pipeline.yaml", "ss_generator.yaml"])
+def test_a_target_that_is_not_allowed(target: str, where: str, tmp_path: Path, upstream: Any) -> None:
+    hostile = f"anywhere:\n  - deep: {{_target_: '{target}', command: 'touch {tmp_path}/done'}}"
+    options = written(tmp_path / "hf", **{"pipeline" if where == "pipeline.yaml" else "generator": hostile})
+    with pytest.raises(ModelFault, match=where) as told:
+        loaded(options)
+    assert told.value.code == "config_refused"
+    assert not upstream.CALLS
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../elsewhere.ckpt", "a/../../b.ckpt"])
+def test_a_path_that_leaves_the_folder(path: str, tmp_path: Path) -> None:
+    options = written(tmp_path / "hf")
+    file = tmp_path / "hf" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("ss_decoder.ckpt", path))
+    pin(file.parent)
+    with pytest.raises(ModelFault, match="inside the folder") as told:
+        loaded(options)
+    assert told.value.code == "config_refused"
+
+
+def test_weights_that_are_not_the_pinned_ones(options: dict[str, Any], upstream: Any) -> None:
+    Path(options["checkpoint"], "ss_generator.ckpt").write_bytes(b"others")
+    with pytest.raises(ModelFault, match=r"ss_generator\.ckpt has sha256") as told:
+        loaded(options)
+    assert told.value.code == "weights_mismatch"
+    assert not upstream.CALLS
+
+
+def test_a_configuration_that_was_changed_after_it_was_pinned(options: dict[str, Any]) -> None:
+    with Path(options["checkpoint"], "pipeline.yaml").open("a") as file:
+        file.write("slat_rescale_t: 1\n")
+    with pytest.raises(ModelFault) as told:
+        loaded(options)
+    assert told.value.code == "weights_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("missing", "code"),
+    [
+        ("hf/pipeline.yaml", "weights_missing"),
+        ("hf/slat_generator.yaml", "weights_missing"),
+        ("hf/ss_decoder.ckpt", "weights_missing"),
+        ("hf.sha256", "weights_missing"),
+    ],
+)
+def test_a_file_that_is_missing(missing: str, code: str, options: dict[str, Any]) -> None:
+    file = Path(options["checkpoint"]).parent / missing
+    file.unlink()
+    with pytest.raises(ModelFault, match=file.name) as told:
+        loaded(options)
+    assert told.value.code == code
+
+
+def test_weights_without_a_pin(options: dict[str, Any]) -> None:
+    sums = Path(options["sha256sums"])
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "ss_decoder.ckpt" not in line))
+    with pytest.raises(ModelFault, match=r"no line for ss_decoder\.ckpt") as told:
+        loaded(options)
+    assert told.value.code == "weights_unpinned"
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "sha256sums"])
+def test_a_setting_that_is_missing(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ModelFault, match=f"sam3d.{name} must be set") as told:
+        loaded(options | {name: None})
+    assert told.value.code == "bad_options"
+
+
+def test_upstream_is_not_installed(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sam3d_objects", None)
+    with pytest.raises(ModelFault, match="not installed") as told:
+        loaded(options)
+    assert told.value.code == "import_failed"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "code"), [(0, "empty_mask"), (1, "mask_too_small"), (LEAST_PX - 1, "mask_too_small")]
+)
+def test_a_mask_that_shows_nothing(pixels: int, code: str, options: dict[str, Any], ask: Asked, upstream: Any) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask.reshape(-1)[:pixels] = True
+    model = loaded(options)
+    with pytest.raises(ModelFault) as told:
+        ask(model, mask)
+    assert told.value.code == code
+    ask(model)  # it goes on
+
+
+def test_a_mask_of_another_photo(options: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "pixels").write_bytes(bytes(WIDTH * HEIGHT * 3))
+    with pytest.raises(ModelFault) as told:
+        loaded(options).infer({"pixels": str(tmp_path / "pixels"), "width": WIDTH, "height": HEIGHT}, b"\xff")
+    assert told.value.code == "bad_mask"
+
+
+def test_a_depth_that_is_not_finite(options: dict[str, Any], ask: Asked) -> None:
+    model = loaded(options | {"pointmap": "moge"})
+    with pytest.raises(ModelFault) as told:
+        ask(model)
+    assert told.value.code == "bad_pointmap"
+
+
+# ---------------------------------------------------------------------- compiling
+
+
+def test_stage_1_is_compiled_and_results_are_copies(
+    options: dict[str, Any], ask: Asked, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    compiled: list[str] = []
+
+    def compile_(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+        assert how == {"mode": "max-autotune", "fullgraph": True}
+        compiled.append(function.__qualname__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = Sam3d()
+    info = model.load(options | {"compile": True, "warm_up_runs": 2})
+    model.warm_up()
+    assert info["compiled"] is True
+    assert compiled == ["Decoder.forward", "ReverseFn.inner_forward", "Decoder.forward"]
+    assert len(upstream.CALLS) == 1 + 1 + 2  # made, tried out, warmed up
+    ask(model)
+
+
+def test_a_compiler_that_fails_costs_nothing(
+    options: dict[str, Any], ask: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    def broken(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+        def fails(*args: Any) -> None:
+            raise RuntimeError("no C compiler")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = Sam3d()
+    info = model.load(options | {"compile": True})
+    model.warm_up()
+    assert info["compiled"] is False
+    assert "stage 1 runs uncompiled: RuntimeError: no C compiler" in capsys.readouterr().err
+    ask(model)
