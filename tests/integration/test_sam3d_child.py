@@ -50,7 +50,10 @@ async def test_an_object_through_the_child(host: ModelHost, tmp_path: Path) -> N
     [
         (lambda folder: (folder / "ss_decoder.ckpt").unlink(), r"ss_decoder\.ckpt can't be read"),
         (lambda folder: (folder / "ss_decoder.ckpt").write_bytes(b"others"), r"ss_decoder\.ckpt has sha256"),
-        (lambda folder: (folder / "pipeline.yaml").write_text("_target_: os.system"), r"pipeline\.yaml: its _target_ must be"),
+        (
+            lambda folder: (folder / "pipeline.yaml").write_text("_target_: os.system"),
+            r"pipeline\.yaml: its _target_ must be",
+        ),
     ],
 )
 async def test_what_is_wrong_with_a_checkpoint_is_said_in_one_line(
