@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from stream_worker import fingerprints, inference, topics
 from stream_worker.contract import decode, encode
-from stream_worker.errors import Reason, RecordFault
-from stream_worker.events import Failure, ObjectEvent, ReconstructionEvent, utc_now
+from stream_worker.errors import Exit, Reason, RecordFault, UserError
+from stream_worker.events import Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
 from stream_worker.geometry import masks
+from stream_worker.geometry.catalogue import Catalogue
 from stream_worker.headers import cloud_event
 from stream_worker.images.decode import Decoder
 from stream_worker.images.shared import SharedPhotos
@@ -40,9 +42,10 @@ class Reconstructor(Stateless):
     """One object in the model, the next one fetched and decoded, the last one uploaded and committed."""
 
     def __init__(self, settings: Settings, worker: str | None = None) -> None:
-        """`worker` names this process in the headers of its events."""
+        """`worker` names this process in the headers of its events. Raises UserError for a catalogue of no use."""
         self._source = f"{NAME}/{worker}" if worker else NAME
         self._settings = settings
+        self._catalogue = _catalogue(settings.reconstructor.catalogue)
         self._resources = AsyncExitStack()
         section = settings.reconstructor
         self._packs = section.model == SAM3D
@@ -146,13 +149,19 @@ class Reconstructor(Stateless):
             event,
             status="reconstructed",
             ply=finished.ply,
-            geometry=finished.geometry,
+            geometry=self._sized(finished.geometry, event.label),
             model=inference.model_of(self._host),
             fingerprint=fingerprint,
             reused=reused,
             times=times,
         )
         return [output]
+
+    def _sized(self, geometry: Geometry, label: str) -> Geometry:
+        """The size as the catalogue knows it. Not part of what is kept: another catalogue costs no reconstruction."""
+        if self._catalogue is None:
+            return geometry
+        return Geometry.model_validate(self._catalogue.scaled(geometry.model_dump(), label))
 
     def _output(self, record: Received, event: ObjectEvent, **fields: Any) -> Output:
         outcome = ReconstructionEvent(
@@ -188,3 +197,12 @@ class Reconstructor(Stateless):
         if settings.model == SAM3D:
             return self._settings.sam3d.model_dump(exclude=_NOT_OF_THE_RESULT) | {"seed": settings.seed}
         return {"max_gaussians": settings.max_gaussians, "seed": settings.seed}
+
+
+def _catalogue(path: Path | None) -> Catalogue | None:
+    if path is None:
+        return None
+    try:
+        return Catalogue.read(path.expanduser())
+    except (OSError, ValueError) as error:
+        raise UserError(f"setting reconstructor.catalogue: {error}", Exit.USAGE) from None

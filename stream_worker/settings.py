@@ -110,6 +110,9 @@ class Reconstructor(ModelProcess):
         pattern=MODEL,
         description="silhouette (needs no GPU), sam3d (see that section), or module:Class of a model of your own",
     )
+    catalogue: Path | None = Field(
+        None, description="TOML file of known sizes per class: turns relative sizes into millimetres"
+    )
     max_gaussians: int = Field(20_000, ge=100, le=2_000_000, description="most Gaussians of one object")
     seed: int = Field(42, description="of models that draw random numbers")
 
