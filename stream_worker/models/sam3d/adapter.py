@@ -50,6 +50,8 @@ class Sam3d:
         self._torch = _torch(self._options.threads)
         device = _device(self._options.device, self._torch)
         self._pipeline = pipeline.build(lean, folder, device)
+        if self._options.pointmap == "pinhole":
+            pipeline.know_the_camera(self._torch)
         self._phases = Phases(self._pipeline, self._synchronize)
         loaded = time.perf_counter()
         print(f"verified in {verified - began:.1f} s, loaded in {loaded - verified:.1f} s", file=sys.stderr)

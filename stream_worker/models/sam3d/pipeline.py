@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stream_worker.geometry import pointmap
 from stream_worker.models.protocol import ModelFault
 from stream_worker.models.sam3d import checkpoint, targets
 from stream_worker.models.sam3d.options import Options
@@ -93,6 +94,24 @@ def build(config: dict[str, Any], folder: Path, device: str) -> Any:
         "device": device,
     }
     return hydra.instantiate(omegaconf.OmegaConf.create(config))
+
+
+def know_the_camera(torch: Any) -> None:
+    """Give the pipeline the pinhole's intrinsics, where it would recover them from the point map that it is given.
+
+    The recovery is MoGe's least squares on the host. From a plane it can't tell focal length from distance, it takes
+    time at every object, and its NaN are why the guide came to a synthetic point map at all. Only the refinement of the
+    layout uses what comes of it. The answer has the form of `infer_intrinsics_from_pointmap` (upstream's
+    pipeline/utils/pointmap.py): `intrinsics` (3, 3) in units of the photo's width and height, as utils3d has them.
+    """
+
+    def known(points: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        height, width = points.shape[-3:-1]
+        focal = pointmap.Pinhole.of(width, height).focal
+        rows = [[focal / width, 0.0, 0.5], [0.0, focal / height, 0.5], [0.0, 0.0, 1.0]]
+        return {"intrinsics": torch.tensor(rows, dtype=torch.float32, device=points.device)}
+
+    import_module(PIPELINE_CLASS.rpartition(".")[0]).__dict__["infer_intrinsics_from_pointmap"] = known
 
 
 def _let_decoders_be_absent(pipeline_class: Any) -> None:

@@ -152,6 +152,15 @@ def test_the_plane_is_in_pytorch3ds_frame(options: dict[str, Any], ask: Asked, u
     np.testing.assert_array_equal(plane * [-1, -1, 1], pointmap.pointmap(WIDTH, HEIGHT))
 
 
+def test_the_planes_camera_is_known_and_not_recovered(options: dict[str, Any], ask: Asked) -> None:
+    """Upstream recovers intrinsics from any point map, and from a plane they are anything (NaN, here)."""
+    model = loaded(options)
+    ask(model)
+    focal = 0.9 * WIDTH
+    known = [[focal / WIDTH, 0, 0.5], [0, focal / HEIGHT, 0.5], [0, 0, 1]]
+    np.testing.assert_allclose(model._pipeline.intrinsics.numpy(), known, rtol=1e-6)
+
+
 def test_settings_that_change_the_result_change_the_fingerprint() -> None:
     def said(**sam3d: Any) -> dict[str, Any]:
         settings = Settings.model_validate({"reconstructor": {"model": "sam3d"}, "sam3d": sam3d})

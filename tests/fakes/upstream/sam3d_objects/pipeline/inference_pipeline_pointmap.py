@@ -14,6 +14,11 @@ CALLS: list[dict[str, Any]] = []
 """The arguments of every `run`, and of the constructor under "init"."""
 
 
+def infer_intrinsics_from_pointmap(points, mask=None, fov_x=None, device=None):
+    """Imported there from sam3d_objects/pipeline/utils/pointmap.py; (H, W, 3) in, `intrinsics` (3, 3) out."""
+    return {"intrinsics": torch.full((3, 3), torch.nan)}
+
+
 class InferencePipelinePointMap:
     def __init__(
         self,
@@ -72,6 +77,7 @@ class InferencePipelinePointMap:
     def compute_pointmap(self, image, pointmap=None):
         if pointmap is None:
             pointmap = self.depth_model(torch.from_numpy(image))["pointmaps"]
+        self.intrinsics = infer_intrinsics_from_pointmap(pointmap, device="cpu")["intrinsics"]
         if torch.isnan(pointmap).all():
             raise ValueError("all points are NaN")
         return {"pointmap": pointmap.permute(2, 0, 1)}
