@@ -126,6 +126,8 @@ def growth(lives: Iterable[Life]) -> list[Growth]:
     """Of every process that lived long enough, those that grew most first."""
     found = []
     for life in lives:
+        if not life.at:
+            continue  # it ended before it could be looked at
         lived = life.at[-1] - life.at[0]
         if lived < LIVED_S:
             continue

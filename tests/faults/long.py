@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import pickle
 import platform
 import shutil
 import sys
@@ -46,7 +47,7 @@ def main() -> int:
         )
     good = True
     for seed in arguments.seeds:
-        state = _one(seed, profile, arguments.work / profile.name)
+        state = _one(seed, profile, arguments.work / profile.name, judge_only=arguments.judge_only)
         good &= not (state["broken"] or state["missed"])
         whole = not (arguments.short or arguments.images)
         if results := arguments.results or (RESULTS if whole else None):
@@ -54,10 +55,9 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _one(seed: int, profile: Profile, work: Path) -> dict[str, Any]:
+def _one(seed: int, profile: Profile, work: Path, *, judge_only: bool) -> dict[str, Any]:
     """Run one seed; what it left. The folder of a run in which all was well is removed."""
     folder = (work / f"seed-{seed}").absolute()
-    shutil.rmtree(folder, ignore_errors=True)
     state: dict[str, Any] = {
         "seed": seed,
         "images": profile.images,
@@ -69,7 +69,7 @@ def _one(seed: int, profile: Profile, work: Path) -> dict[str, Any]:
         "logs": str(folder / "logs"),
     }
     try:
-        verdict = judged(asyncio.run(harness.run(seed, profile, folder)))
+        verdict = judged(_outcome(seed, profile, folder, judge_only=judge_only))
         state |= {"broken": verdict.broken, "missed": verdict.missed, "figures": verdict.figures}
     except Exception as error:  # noqa: BLE001  # the other seeds are to run all the same
         traceback.print_exc()
@@ -84,6 +84,18 @@ def _one(seed: int, profile: Profile, work: Path) -> dict[str, Any]:
         print(f"seed {seed}: all is as it must be", flush=True)
         shutil.rmtree(folder)
     return state
+
+
+def _outcome(seed: int, profile: Profile, folder: Path, *, judge_only: bool) -> harness.Outcome:
+    """What the run showed. It is kept: a fault of the judge must not cost a quarter of an hour of evidence."""
+    kept = folder / "outcome.pickle"
+    if judge_only:
+        found: harness.Outcome = pickle.loads(kept.read_bytes())
+        return found
+    shutil.rmtree(folder, ignore_errors=True)
+    outcome = asyncio.run(harness.run(seed, profile, folder))
+    kept.write_bytes(pickle.dumps(outcome))
+    return outcome
 
 
 def _states(work: Path) -> list[dict[str, Any]]:
@@ -102,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--images", type=int, help="fewer images, and fewer kills wanted; RESULTS.md is left alone")
     parser.add_argument("--short", action="store_true", help="the short profile, on one node; likewise")
+    parser.add_argument("--judge-only", action="store_true", help="judge again what failed runs have left in --work")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the states and the logs")
     parser.add_argument("--results", type=Path, help="the page to write; RESULTS.md after whole runs if none is named")
     return parser.parse_args()

@@ -80,6 +80,10 @@ def test_a_model_of_the_group_that_stumbles_meanwhile_is_another_fault() -> None
     assert resumed([hit(0.5)], samples, VISIBLE, elsewhere)[0].beside == ()
 
 
+def test_a_process_that_ended_before_its_first_sample_is_not_judged() -> None:
+    assert growth([Life("detector-1", 7, child=True)]) == []
+
+
 def test_memory_is_the_last_quarter_of_a_life_against_the_second() -> None:
     at = [float(second) for second in range(0, 201, 2)]
     flat = Life("detector-0", 1, False, at, [50.0 if second < 50 else 100.0 for second in at])
