@@ -10,19 +10,25 @@ from numpy.typing import NDArray
 Bools = NDArray[np.bool_]
 
 CELLS = 64
-"""Cells along the longest side. The error of a smooth body is a few per cent: see `volume_of_shell`."""
+"""Cells along the longest side, at most."""
+
+_LEAST = 8
+_POINTS_PER_CELL = 20
+"""Points for each cell of a square of `cells` x `cells`. A cube's surface has six of those, and a random sample leaves
+a cell empty that expects three points with a chance of 5 %: such holes are closed by the rule."""
 
 
-def volume_of_shell(points: NDArray[Any], cells: int = CELLS) -> float:
+def volume_of_shell(points: NDArray[Any]) -> float:
     """Return the volume that a surface encloses, of which `points` (N, 3) are dense samples; in their unit cubed.
 
-    Rule: a grid of cubes is laid over the points, `cells` along their longest side. A cube that holds a point is
+    Rule: a grid of cubes is laid over the points, up to 64 along their longest side, and fewer where the points are too
+    few to leave no holes in so fine a shell: sqrt(N / 20), at least 8. A cube that holds a point is
     *shell*. A cube is *inside* where there is shell on both sides of it along each of the three axes: so small holes
     in the surface leak nothing, a closed cupboard is full, and the space under a table or in an open box is not
     counted. The surface runs through the middle of the shell's cubes on average: these count half.
 
-    The samples must lie closer together than a cube's side, or the shell has gaps (which "both sides" forgives as long
-    as they are no larger than the shell itself). Raises ValueError without points, or where one is not finite.
+    Ellipsoids come out within 4 % from 60,000 points, and within 16 % from 3,000 (tests/unit/geometry/test_solid.py).
+    Raises ValueError without points, or where one is not finite.
     """
     if len(points) == 0 or not np.isfinite(points).all():
         raise ValueError("a volume needs points, all finite")
@@ -30,6 +36,7 @@ def volume_of_shell(points: NDArray[Any], cells: int = CELLS) -> float:
     longest = float(np.ptp(points, axis=0).max())
     if longest == 0:
         return 0.0
+    cells = min(CELLS, max(_LEAST, int((len(points) / _POINTS_PER_CELL) ** 0.5)))
     side = longest / cells
     at = np.minimum(((points - low) / side).astype(np.int64), cells - 1)
     shell = np.zeros((cells, cells, cells), np.bool_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -39,3 +40,14 @@ def test_the_childs_side_needs_the_standard_library_alone(module: str) -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_sam_3ds_side_needs_numpy_besides() -> None:
+    """Upstream's interpreter has NumPy, and nothing of the service's own packages."""
+    code = (
+        "import sys, stream_worker.models.sam3d.adapter; from pathlib import Path; "
+        "files = [getattr(m, '__file__', '') or '' for m in sys.modules.values()]; "
+        "print({Path(f.split('site-packages/')[1]).parts[0] for f in files if 'site-packages/' in f})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ast.literal_eval(done.stdout) - {"_distutils_hack"} == {"numpy"}
