@@ -26,6 +26,8 @@ CONFIG = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",  # ... and for their transactions
     "log.segment.delete.delay.ms": "0",
     "unclean.leader.election.enable": "false",
+    # Leaders move when a test moves them, and not because five minutes have passed (seen beside a kill in a fault run).
+    "auto.leader.rebalance.enable": "false",
     # The nodes talk to each other by a listener of their own: a proxy that clients are sent to is not in their way.
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,NODES:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "NODES",
