@@ -6,9 +6,11 @@ otherwise be tried for ever. Writing each attempt down would cost a transaction 
 1. An owner marks the partition `open` when it takes it over, and closed again when it gives it up in order. An
    owner that finds it open knows that the one before died with it.
 2. A death says little (somebody pulled a plug). But where owners die twice in a row while the partition has hardly
-   moved, one of the records in hand may be what kills them. From then on each is tried `alone` in its process, and
-   that is marked before it begins.
-3. A record that was alone in work when worker after worker died is the culprit.
+   moved, one of the records in hand may be what kills them. From then on fewer are in hand at a time, an eighth after
+   every further death: so a lane whose workers are merely shot again and again still gets on, and a culprit is
+   cornered by the logarithm of what a lane holds.
+3. Where that leaves one, it is tried `alone` in its process, and that is marked before it begins. A record that was
+   alone in work when worker after worker died is the culprit.
 
 All of it is written with offsets that do not move, or in the transaction that moves them.
 """
@@ -20,7 +22,9 @@ from dataclasses import dataclass, replace
 import orjson
 
 CRASHES = 2
-"""Owners that died in a row, before records are tried alone."""
+"""Owners that died in a row, before fewer records are in hand."""
+FEWER = 8
+"""By this factor, after each further death."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +80,11 @@ class Custody:
 
     @property
     def suspicious(self) -> bool:
-        """Whether the next record is to be tried alone."""
+        """Whether one of the next records may be what kills workers."""
         return self.crashes >= CRASHES
+
+    def together(self, limit: int) -> int:
+        """How many records may be in work at a time, of `limit` where nothing is suspected. One is to be alone."""
+        if not self.suspicious:
+            return limit
+        return max(1, limit // FEWER ** min(self.crashes - 1, 32))

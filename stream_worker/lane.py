@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -58,6 +59,8 @@ class Work:
     attempt: asyncio.Task[list[Output]] = field(init=False)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     """The same, of this record."""
+    near: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when so little before it is not committed that it may be in work, where a record is suspected."""
     first: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when everything before it in the lane is committed."""
 
@@ -145,7 +148,7 @@ class Lane:
             self._queue.append(work)
             taken += 1
         if taken:
-            self._queue[0].first.set()
+            self._let_through()
             self._idle.clear()
         return taken
 
@@ -352,7 +355,7 @@ class Lane:
         for _ in batch:
             self._queue.popleft()
         if self._queue:
-            self._queue[0].first.set()
+            self._let_through()
         else:
             self._idle.set()
         self._progress()
@@ -383,6 +386,16 @@ class Lane:
                 raise
             self._certain = True
 
+    def _let_through(self) -> None:
+        """Tell the records that have come far enough to the front."""
+        self._queue[0].first.set()
+        for work in islice(self._queue, self._together()):
+            work.near.set()
+
+    def _together(self) -> int:
+        """How many records may be in work at a time."""
+        return min(custody.together(self._limit) for custody in self._custody.values())
+
     def _attempted(self, attempt: asyncio.Task[list[Output]]) -> None:
         self._wake.set()
         self._released(1)
@@ -400,9 +413,12 @@ class Lane:
             work.started.set()
 
     async def _outputs(self, work: Work) -> list[Output]:
-        """The outputs of a record, tried beside others or, where workers have died around it, alone."""
+        """The outputs of a record, tried beside others or, where workers have died around it, beside few or alone."""
         source = work.source
         if work.record.offset >= self._suspicious.get(source, 0):
+            return await self._attempts.outputs(work.record, work.started.set)
+        await work.near.wait()
+        if self._custody[source].together(self._limit) > 1:
             return await self._attempts.outputs(work.record, work.started.set)
         await work.first.wait()
         before = self._custody[source]

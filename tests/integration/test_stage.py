@@ -385,6 +385,33 @@ async def test_records_take_effect_in_their_order_also_where_some_are_tried_alon
     assert order == list(range(count))
 
 
+async def test_after_two_deaths_few_are_in_hand_until_the_lane_has_moved_on(settings: Settings) -> None:
+    """So a lane whose workers are shot again and again gets on, and not at two transactions a record."""
+    most = limit(Echo.window, settings.stage.batch)
+    inside, seen = 0, [0, 0]
+
+    async def work(record: Received) -> None:
+        nonlocal inside
+        if record.partition != 0:
+            return
+        inside += 1
+        late = record.offset >= most
+        seen[late] = max(seen[late], inside)
+        await asyncio.sleep(0.02)
+        inside -= 1
+
+    count = 3 * most
+    await send(settings, values_of(PARTITIONS * count))
+    custody = Custody(is_open=True, crashes=1)
+    await note(settings, TopicPartition(settings.kafka.prefix + topics.IMAGES, 0), custody)
+    async with running(Echo(work), settings):
+        await read(settings, topics.COMPLETED, PARTITIONS * count, within_s=120)
+    few = Custody(crashes=2).together(most)
+    assert 1 < few < Echo.window
+    assert seen[0] <= few
+    assert seen[1] > few
+
+
 async def test_a_lane_commits_no_more_often_than_it_is_told_to(settings: Settings) -> None:
     """Once at once; then it waits, until it is full or is given up."""
     slow = settings.model_copy(update={"stage": settings.stage.model_copy(update={"commit_interval_ms": 60_000})})

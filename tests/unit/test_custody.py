@@ -55,6 +55,17 @@ def test_deaths_in_a_row_without_getting_far_are_suspicious() -> None:
     assert custody.since == 5
 
 
+def test_each_further_death_leaves_an_eighth_in_hand() -> None:
+    hands = [Custody(crashes=crashes).together(200) for crashes in range(6)]
+    assert hands == [200, 200, 25, 3, 1, 1]
+    assert [Custody(crashes=crashes).together(12) for crashes in range(4)] == [12, 12, 1, 1]
+
+
+@given(COUNTS, st.integers(1, 10_000))
+def test_however_many_deaths_one_is_in_hand_at_least(crashes: int, limit: int) -> None:
+    assert 1 <= Custody(crashes=crashes).together(limit) <= limit
+
+
 def test_an_orderly_owner_in_between_hides_nothing() -> None:
     custody = died(Custody().taken_over(5), 5).closed().taken_over(5)
     assert died(custody, 5).suspicious
