@@ -74,6 +74,8 @@ def page(states: Sequence[State]) -> str:
             "",
             *_memory(ran),
             *_failures(states),
+            "The rebalance storm has a benchmark of its own: [its figures](../benchmarks/RESULTS.md).",
+            "",
             "## Not measured",
             "- Memory of model processes that poison or kills end within two minutes of their start, and the brokers'.",
             "- Faults of the object store (a folder here) and of the network between clients and nodes: they have",
