@@ -87,4 +87,5 @@ class Custody:
         """How many records may be in work at a time, of `limit` where nothing is suspected. One is to be alone."""
         if not self.suspicious:
             return limit
-        return max(1, limit // FEWER ** min(self.crashes - 1, 32))
+        share: int = FEWER ** min(self.crashes - 1, 32)
+        return max(1, limit // share)
