@@ -87,7 +87,8 @@ class TransactionalProducer:
         try:
             async with asyncio.timeout(2 * self._kafka.request_timeout_ms / 1000):
                 await producer.start()
-        except (KafkaError, TimeoutError, OSError) as error:
+        except (KafkaError, TimeoutError, OSError, AssertionError) as error:
+            # AssertionError: the answer to the bootstrap named no broker yet ("Did we not perform bootstrap?").
             await _stop(producer)
             raise OutageError(f"no producer for {self._id}: {type(error).__name__}: {error}") from error
         except asyncio.CancelledError:

@@ -76,7 +76,7 @@ def command(seed: int, profile: Profile) -> str:
     return f"make faults SEED={seed} IMAGES={profile.images}{short}"
 
 
-def settings_for(cluster: KafkaCluster, folder: Path, base: str, commit_interval_ms: int) -> Settings:
+def settings_for(cluster: KafkaCluster, folder: Path, base: str, profile: Profile) -> Settings:
     """Two detectors, three reconstructors, two aggregators, all with stub models."""
     return Settings(
         kafka=Kafka(
@@ -85,7 +85,7 @@ def settings_for(cluster: KafkaCluster, folder: Path, base: str, commit_interval
             replication_factor=len(cluster.nodes),
             session_timeout_ms=round(1000 * SESSION_S),
             rebalance_timeout_ms=15_000,
-            request_timeout_ms=5_000,  # a stopped node holds whoever asks it for as long
+            request_timeout_ms=profile.request_timeout_ms,
             transaction_timeout_ms=round(1000 * TRANSACTION_S),
         ),
         local=Local(data_dir=folder),
@@ -93,7 +93,7 @@ def settings_for(cluster: KafkaCluster, folder: Path, base: str, commit_interval
         detector=Detector(model="tests.stubs:Scripted", threads=1, task_timeout_s=TASK_TIMEOUT_S),
         reconstructor=Reconstructor(model="tests.stubs:ScriptedDots", threads=1, task_timeout_s=TASK_TIMEOUT_S),
         # A fault of ours must not use up a record's attempts: killed models are drawn at random here.
-        stage=Stage(drain_s=3, retry_delay_s=0.1, retries=3, commit_interval_ms=commit_interval_ms),
+        stage=Stage(drain_s=3, retry_delay_s=0.1, retries=3, commit_interval_ms=profile.commit_interval_ms),
         up=Up(detectors=2, reconstructors=3, aggregators=2),
         log=Log(format="json"),
     )
@@ -117,7 +117,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
         base = stack.enter_context(serving(made_up))
         stack.enter_context(_restarts(profile.restart_s))
         cluster = await stack.enter_async_context(KafkaCluster(folder / "kafka", profile.nodes))
-        settings = settings_for(cluster, folder, base, profile.commit_interval_ms)
+        settings = settings_for(cluster, folder, base, profile)
         up = await stack.enter_async_context(running(settings, on_progress=tell, log_dir=folder / "logs"))
         started, began = time.monotonic(), time.time()
         live = await stack.enter_async_context(Reader(settings.kafka))

@@ -36,6 +36,8 @@ class Profile:
     within_s: float = 2400.0
     object_ms: int = OBJECT_MS
     commit_interval_ms: int = 0
+    request_timeout_ms: int = 10_000
+    """Longer than a lone node is stopped; of three, whoever asks a stopped one waits as long in vain."""
     restart_s: tuple[float, float] = (0.5, 4.0)
     """Instead of the supervisor's longest back-off of a minute: there would soon be nobody left to kill."""
     spared: frozenset[str] = field(default_factory=frozenset)
@@ -51,6 +53,7 @@ LONG = Profile(
     publish_s=520.0,
     # Later than its partitions are taken over: one that is back just then makes a second rebalance of it.
     restart_s=(8.0, 8.0),
+    request_timeout_ms=5_000,
     commit_interval_ms=1000,  # three brokers on two cores: their time goes into transactions
     spared=frozenset({"detector-0", "reconstructor-0", "aggregator-0"}),
     least_kills=50,
