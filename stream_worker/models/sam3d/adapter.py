@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ VERSION = "cf06676"
 
 LEAST_PX = 16
 """Fewer pixels than this show no shape: upstream would blow them up to a square of 518."""
+
+
+_NOT_FINITE = re.compile(r"\b(nans?|infs?)\b", re.IGNORECASE)
 
 
 class Sam3d:
@@ -184,7 +188,7 @@ def _known_faults() -> Iterator[None]:
         yield
     except (ValueError, AssertionError, FloatingPointError) as error:
         text = str(error)
-        if "nan" in text.lower() or "inf" in text.lower().split():
+        if _NOT_FINITE.search(text):
             raise ModelFault("bad_pointmap", f"the depth of the photo is not finite: {text[:200]}") from error
         raise
 

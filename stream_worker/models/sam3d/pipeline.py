@@ -47,8 +47,9 @@ def configuration(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("_target_") != PIPELINE_CLASS:
         raise ModelFault("config_refused", f"{checkpoint.PIPELINE}: its _target_ must be {PIPELINE_CLASS}")
     targets.check(config, checkpoint.PIPELINE)
-    for name in checkpoint.files(config):
-        if name.endswith((".yaml", ".yml")) and name != checkpoint.PIPELINE:
+    checkpoint.files(config)  # before any of them is opened: none lies outside of the folder
+    for key, name in config.items():
+        if key.endswith("_config_path") and name is not None:  # upstream reads it as YAML, whatever its name ends with
             targets.check(read(name), name)
     return config
 
@@ -123,5 +124,5 @@ def _let_decoders_be_absent(pipeline_class: Any) -> None:
     def init_slat_decoder_mesh(self: Any, config_path: str | None, ckpt_path: str | None) -> Any:
         return None if config_path is None else load(self, config_path, ckpt_path)
 
-    init_slat_decoder_mesh.may_be_absent = True  # type: ignore[attr-defined]
+    init_slat_decoder_mesh.may_be_absent = True  # type: ignore[attr-defined]  # a mark on our own function: it is put there once
     pipeline_class.init_slat_decoder_mesh = init_slat_decoder_mesh

@@ -277,6 +277,19 @@ def test_a_target_that_is_not_allowed(target: str, where: str, tmp_path: Path, u
     assert not (tmp_path / "done").exists()
 
 
+def test_a_configuration_is_checked_whatever_its_name_ends_with(tmp_path: Path, upstream: Any) -> None:
+    options = written(tmp_path / "hf", generator="_target_: os.system")
+    folder = tmp_path / "hf"
+    (folder / "ss_generator.yaml").rename(folder / "ss_generator.txt")
+    file = folder / "pipeline.yaml"
+    file.write_text(file.read_text().replace("ss_generator.yaml", "ss_generator.txt"))
+    pin(folder)
+    with pytest.raises(ModelFault, match=r"ss_generator\.txt") as told:
+        loaded(options)
+    assert told.value.code == "config_refused"
+    assert not upstream.CALLS
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../elsewhere.ckpt", "a/../../b.ckpt"])
 def test_a_path_that_leaves_the_folder(path: str, tmp_path: Path) -> None:
     options = written(tmp_path / "hf")
