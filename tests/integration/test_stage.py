@@ -416,7 +416,13 @@ async def test_a_lane_commits_no_more_often_than_it_is_told_to(settings: Setting
     """Once at once; then it waits, until it is full or is given up."""
     slow = settings.model_copy(update={"stage": settings.stage.model_copy(update={"commit_interval_ms": 60_000})})
     before_full = limit(Echo.window, settings.stage.batch) - Echo.window
-    async with running(Echo(), slow) as stage:
+    last = asyncio.Event()
+
+    async def note(record: Received) -> None:
+        if record.value == b"last":
+            last.set()
+
+    async with running(Echo(note), slow) as stage:
         await stage_open(stage, 0)
         await send_to_first(settings, [b"first"])
         assert len(await read(settings, topics.COMPLETED, 1)) == 1
@@ -425,6 +431,7 @@ async def test_a_lane_commits_no_more_often_than_it_is_told_to(settings: Setting
         await send_to_first(settings, [b"one more"])
         got = await read(settings, topics.COMPLETED, 1 + before_full)
         await send_to_first(settings, [b"last"])
+        await asyncio.wait_for(last.wait(), 30)
     got = await read(settings, topics.COMPLETED, 3 + before_full)
     assert Counter(record.value for record in got) == Counter([b"first", *values_of(before_full), b"one more", b"last"])
 

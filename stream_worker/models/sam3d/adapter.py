@@ -37,7 +37,7 @@ class Sam3d:
     payload the mask as `numpy.packbits` of the (height, width) rows. The answer is as `result.header` says, with
     `times` (seconds a phase), `peak_gpu_bytes` and `voxels` besides; its body is the PLY file.
 
-    Faults in loading: `bad_options`, `weights_missing`, `weights_unpinned`, `weights_mismatch`, `config_refused`,
+    Faults in loading: `bad_options`, `weights_missing`, `weights_unpinned`, `weights_mismatch`, `weights_refused`,
     `import_failed`, `device_missing`. In a task: `empty_mask`, `mask_too_small`, `bad_mask`, `bad_pointmap`,
     `bad_geometry`.
     """

@@ -40,13 +40,13 @@ def pins(path: Path) -> dict[str, str]:
 def files(config: dict[str, Any]) -> list[str]:
     """The files that the pipeline of this configuration reads, relative to its folder.
 
-    Raises ModelFault "config_refused" for one that lies outside of it.
+    Raises ModelFault "weights_refused" for one that lies outside of it.
     """
     names = {PIPELINE}
     for key, value in config.items():
         if key.endswith(("_config_path", "_ckpt_path")) and value is not None:
             if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
-                raise ModelFault("config_refused", f"{PIPELINE}: {key} must be a path inside the folder, not {value!r}")
+                raise ModelFault("weights_refused", f"{PIPELINE}: {key} must be a path inside the folder, not {value!r}")
             names.add(value.removeprefix("./"))
     return sorted(names)
 

@@ -26,7 +26,7 @@ _NOT_FOR_GAUSSIANS = ("slat_decoder_gs_4",)
 def configuration(folder: Path) -> dict[str, Any]:
     """`pipeline.yaml`, with every configuration that it names checked. Interpolations stay as they are written.
 
-    Raises ModelFault "weights_missing", "config_refused", or "import_failed" where upstream's environment is missing.
+    Raises ModelFault "weights_missing", "weights_refused", or "import_failed" where upstream's environment is missing.
     """
     try:
         omegaconf = import_module("omegaconf")
@@ -40,12 +40,12 @@ def configuration(folder: Path) -> dict[str, Any]:
             raise ModelFault("weights_missing", f"{folder / name} can't be read: {error.strerror or error}") from error
         except Exception as error:  # yaml's and omegaconf's own errors
             raise ModelFault(
-                "config_refused", f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}"
+                "weights_refused", f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}"
             ) from error
 
     config = read(checkpoint.PIPELINE)
     if not isinstance(config, dict) or config.get("_target_") != PIPELINE_CLASS:
-        raise ModelFault("config_refused", f"{checkpoint.PIPELINE}: its _target_ must be {PIPELINE_CLASS}")
+        raise ModelFault("weights_refused", f"{checkpoint.PIPELINE}: its _target_ must be {PIPELINE_CLASS}")
     targets.check(config, checkpoint.PIPELINE)
     checkpoint.files(config)  # before any of them is opened: none lies outside of the folder
     for key, name in config.items():

@@ -25,16 +25,16 @@ but for the loaders of weights, and those open what the pins name (see `checkpoi
 
 
 def check(config: Any, where: str) -> None:
-    """Raise ModelFault "config_refused" for a configuration (plain dicts and lists) that names anything else."""
+    """Raise ModelFault "weights_refused" for a configuration (plain dicts and lists) that names anything else."""
     for target in _targets(config):
         if not isinstance(target, str):
-            raise ModelFault("config_refused", f"{where}: a _target_ that is no text")
+            raise ModelFault("weights_refused", f"{where}: a _target_ that is no text")
         parts = target.split(".")
         plain = all(part.isidentifier() and not part.startswith("_") for part in parts)
         if not plain or not target.startswith(ALLOWED):
-            raise ModelFault("config_refused", f"{where}: _target_ {target[:100]!r} is not allowed")
+            raise ModelFault("weights_refused", f"{where}: _target_ {target[:100]!r} is not allowed")
         if len({"os", "sys", "subprocess", "builtins", "importlib", "shutil", "hub"} & set(parts)):
-            raise ModelFault("config_refused", f"{where}: _target_ {target[:100]!r} goes through another module")
+            raise ModelFault("weights_refused", f"{where}: _target_ {target[:100]!r} goes through another module")
 
 
 def _targets(node: Any) -> Iterator[Any]:

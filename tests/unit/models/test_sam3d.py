@@ -272,7 +272,7 @@ def test_a_target_that_is_not_allowed(target: str, where: str, tmp_path: Path, u
     options = written(tmp_path / "hf", **{"pipeline" if where == "pipeline.yaml" else "generator": hostile})
     with pytest.raises(ModelFault, match=where) as told:
         loaded(options)
-    assert told.value.code == "config_refused"
+    assert told.value.code == "weights_refused"
     assert not upstream.CALLS
     assert not (tmp_path / "done").exists()
 
@@ -286,7 +286,7 @@ def test_a_configuration_is_checked_whatever_its_name_ends_with(tmp_path: Path, 
     pin(folder)
     with pytest.raises(ModelFault, match=r"ss_generator\.txt") as told:
         loaded(options)
-    assert told.value.code == "config_refused"
+    assert told.value.code == "weights_refused"
     assert not upstream.CALLS
 
 
@@ -298,7 +298,7 @@ def test_a_path_that_leaves_the_folder(path: str, tmp_path: Path) -> None:
     pin(file.parent)
     with pytest.raises(ModelFault, match="inside the folder") as told:
         loaded(options)
-    assert told.value.code == "config_refused"
+    assert told.value.code == "weights_refused"
 
 
 def test_weights_that_are_not_the_pinned_ones(options: dict[str, Any], upstream: Any) -> None:
