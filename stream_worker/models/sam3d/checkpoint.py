@@ -46,7 +46,7 @@ def files(config: dict[str, Any]) -> list[str]:
     for key, value in config.items():
         if key.endswith(("_config_path", "_ckpt_path")) and value is not None:
             if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
-                raise ModelFault("weights_refused", f"{PIPELINE}: {key} must be a path inside the folder, not {value!r}")
+                raise ModelFault("weights_refused", f"{PIPELINE}: {key} must be a path in the folder, not {value!r}")
             names.add(value.removeprefix("./"))
     return sorted(names)
 
