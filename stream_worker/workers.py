@@ -12,7 +12,7 @@ import sys
 
 from aiokafka.errors import KafkaError
 
-from stream_worker import metrics, telemetry
+from stream_worker import memory, metrics, telemetry
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.readiness import notify
 from stream_worker.records import Group
@@ -46,6 +46,7 @@ def work(group: str, settings: Settings, name: str | None) -> Exit:
     `name`, unique in the deployment's group on this host, makes it a static member: a restart within the session
     timeout gets its partitions back without a rebalance.
     """
+    memory.give_back()
     telemetry.configure(settings.log, stage=group, worker=name or str(os.getpid()))
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
