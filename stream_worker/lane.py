@@ -112,6 +112,8 @@ class Lane:
         self._certain = False
         """Whether `_positions` is what is committed. It is not after a transaction that may or may not have been."""
         self._spoilt = False
+        self._unwritten = False
+        """Whether the group's state may hold something that no transaction has written."""
         self._queue: deque[Work] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -152,10 +154,10 @@ class Lane:
             self._idle.clear()
         return taken
 
-    async def close(self, drain_s: float, *, orderly: bool = True) -> None:
+    async def close(self, drain_s: float, *, orderly: bool = True, returning: bool = False) -> None:
         """Give the lane up: what is in hand may finish and commit within `drain_s`, the rest is left undone.
 
-        Not `orderly`: as if the process had died with it.
+        Not `orderly`: as if the process had died with it. `returning`: it may come back soon, as from a rebalance.
         """
         opened, self._open = self._open, False
         self._wake.set()
@@ -167,11 +169,15 @@ class Lane:
             async with asyncio.timeout(CLOSE_S), self._writing:
                 pass  # a transaction under way has ended
         await end(self._task)
+        whole = opened and not self._queue and not self._unwritten
         await self._drop()
+        sealed = False
         if orderly and self._certain:
-            await self._say_closed()
+            # In this order: a commit after the seal shows that the lane was ours until then.
+            sealed = returning and whole and await self._seal()
+            sealed = await self._say_closed() and sealed
         await self._producer.stop()
-        await self._group.close(self.number)
+        await self._group.close(self.number, sealed=sealed)
 
     # ------------------------------------------------------------------ its life
 
@@ -235,6 +241,7 @@ class Lane:
             self._positions[source] = offset
             self._custody[source] = self._inherited(source, offset, Custody.read(metadata))
         self._begun.clear()
+        self._unwritten = False
         self._certain = True
         # Before the gate: dying with the first record must not look like never having had it.
         await self._write([], self._custody)
@@ -285,8 +292,15 @@ class Lane:
         await asyncio.gather(*(end(work.attempt) for work in works))
         self._idle.set()
 
-    async def _say_closed(self) -> None:
-        """Let the next owner know that nobody died here."""
+    async def _seal(self) -> bool:
+        with suppress(OutageError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._group.seal(self.number)
+                return True
+        return False
+
+    async def _say_closed(self) -> bool:
+        """Let the next owner know that nobody died here. Whether that was committed."""
         closed = {
             source: (custody.undone() if source in self._begun else custody).closed()
             for source, custody in self._custody.items()
@@ -297,6 +311,8 @@ class Lane:
                     await self._producer.stop()
                     await self._producer.start()
                 await self._write([], closed)
+                return True
+        return False
 
     # ------------------------------------------------------------------ its work
 
@@ -311,7 +327,9 @@ class Lane:
             outputs = [output for work in batch for output in work.attempt.result()]
             # What a tick says builds on every record that was processed: it goes out with all of them or later.
             if loop.time() >= next_tick and len(batch) == len(self._queue):
+                self._unwritten = True
                 outputs += await self._group.tick(self.number)
+                self._unwritten = bool(outputs)
                 next_tick = loop.time() + TICK_S
             if batch or outputs:
                 next_commit = loop.time() + self._settings.stage.commit_interval_ms / 1000
@@ -351,6 +369,7 @@ class Lane:
         self._positions |= moved
         self._custody |= custody
         self._begun -= moved.keys()
+        self._unwritten = False
         self._waits = self._lost = 0
         for _ in batch:
             self._queue.popleft()

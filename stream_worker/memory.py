@@ -8,7 +8,7 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 ARENAS = 2
-"""glibc gives threads heaps of their own, eight for each core, and each keeps what it once held at most. Our threads wait
+"""glibc gives threads heaps of their own, eight for each core, and each keeps what it held at most. Our threads wait
 for disks and sockets more than they allocate."""
 
 LARGE = 256 * 1024

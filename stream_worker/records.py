@@ -65,8 +65,16 @@ class Group(Protocol):
     async def open(self, lane: int) -> None:
         """Take a lane over: restore its state. Called after the former owner was fenced, before any record."""
 
-    async def close(self, lane: int) -> None:
-        """Give a lane up: forget its state."""
+    async def seal(self, lane: int) -> None:
+        """Called before a lane is given up in order, when everything that was processed is committed.
+
+        A group that keeps state leaves a mark by which it will know whether anybody else has had the lane since.
+        """
+
+    async def close(self, lane: int, *, sealed: bool = False) -> None:
+        """Give a lane up: forget its state. Where `sealed`, it was whole when it was sealed, and we owned the lane
+        after that still: it may be kept for a while, in case the lane comes back.
+        """
 
     async def process(self, record: Received) -> list[Output]:
         """Turn one record into outputs.
@@ -91,7 +99,10 @@ class Stateless:
     async def open(self, lane: int) -> None:
         """Nothing to restore."""
 
-    async def close(self, lane: int) -> None:
+    async def seal(self, lane: int) -> None:
+        """Nothing to keep."""
+
+    async def close(self, lane: int, *, sealed: bool = False) -> None:
         """Nothing to forget."""
 
     async def tick(self, lane: int) -> list[Output]:

@@ -225,7 +225,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Every rebalance takes everything away: give all lanes up, within the drain's time."""
         self._evictions.revoked(time.monotonic())
-        await self._close_lanes(self._settings.stage.drain_s)
+        await self._close_lanes(self._settings.stage.drain_s, returning=True)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Make a lane of each partition number. They open in tasks of their own: no heartbeat is sent meanwhile."""
@@ -257,10 +257,10 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             self._ready()
             self._ready = None
 
-    async def _close_lanes(self, drain_s: float, *, orderly: bool = True) -> None:
+    async def _close_lanes(self, drain_s: float, *, orderly: bool = True, returning: bool = False) -> None:
         lanes, self._lanes = self._lanes, {}
         if lanes:
-            closing = (lane.close(drain_s, orderly=orderly) for lane in lanes.values())
+            closing = (lane.close(drain_s, orderly=orderly, returning=returning) for lane in lanes.values())
             results = await asyncio.gather(*closing, return_exceptions=True)
             for result in results:
                 if isinstance(result, Exception):

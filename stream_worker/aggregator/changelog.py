@@ -78,10 +78,40 @@ def keep_newest(newest: Newest, records: Iterable[Read]) -> None:
             newest[record.key] = record.offset, record.value
 
 
+async def mark(
+    bootstrap_servers: str, topic: str, lane: int, *, patience_s: float = 30.0, request_timeout_ms: int = 20_000
+) -> int:
+    """Write a barrier to partition `lane` of `topic` (its full name); its offset.
+
+    What a node says is the end can't be trusted: one that was away (stopped, or cut off) believes for a while that it
+    leads still, and ends before what was committed meanwhile. A barrier must be had by all replicas in sync: only the
+    true leader can take it, and behind everything committed.
+
+    Two barriers at neighbouring offsets say that nobody has written in between, and so that nobody has restored the
+    lane: whoever does writes a barrier first.
+
+    Raises OutageError when the broker or the partition is away, or does not take it within `patience_s`.
+    """
+    servers = await answering(bootstrap_servers, request_timeout_ms)
+    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all", request_timeout_ms=request_timeout_ms)
+    try:
+        async with asyncio.timeout(patience_s):
+            await producer.start()
+            sent = await producer.send_and_wait(topic, None, BARRIER_KEY, partition=lane)
+        return int(sent.offset)
+    except TimeoutError:
+        raise OutageError(f"{topic}-{lane}: no barrier was taken for {patience_s:g} s") from None
+    except (KafkaError, OSError) as error:
+        raise OutageError(f"{topic}-{lane}: no barrier was taken: {error!r}") from error
+    finally:
+        await close_within(STOP_S, producer.stop())
+
+
 async def restore(
     bootstrap_servers: str,
     topic: str,
     lane: int,
+    barrier: int,
     take: Callable[[Piece], None],
     *,
     patience_s: float = 30.0,
@@ -89,11 +119,8 @@ async def restore(
 ) -> None:
     """Call `take` with every piece that partition `lane` of `topic` (its full name) holds now, committed ones only.
 
-    To be called when whoever wrote there before is fenced. Then nothing is added while this reads.
-
-    What a node says is the end can't be trusted: one that was away (stopped, or cut off) believes for a while that it
-    leads still, and ends before what was committed meanwhile. So a barrier is written first, which all replicas in
-    sync must have, and all before it is read: only the true leader can take it, and behind everything committed.
+    To be called when whoever wrote there before is fenced, with the offset of a barrier that was written (`mark`) after
+    that. Then nothing is added while this reads up to it.
 
     The pieces are opened one at a time: as objects, all of them together would take five times what the join takes
     that they make.
@@ -115,7 +142,6 @@ async def restore(
         max_partition_fetch_bytes=2 * 2**20,
     )
     try:
-        barrier = await _barrier(bootstrap_servers, partition, patience_s, request_timeout_ms)
         newest = await _newest_by_key(consumer, partition, barrier, patience_s)
     except (CorruptRecordException, InvalidMessageError, RecordTooLargeError, UnsupportedCodecError) as error:
         raise FatalError(f"{topic}-{lane}: a record batch can't be read: {error!r}") from error
@@ -145,20 +171,6 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
     with suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(STOP_S):
             await consumer.stop()
-
-
-async def _barrier(
-    bootstrap_servers: str, partition: TopicPartition, patience_s: float, request_timeout_ms: int
-) -> int:
-    """Write a barrier; its offset."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", request_timeout_ms=request_timeout_ms)
-    try:
-        async with asyncio.timeout(patience_s):
-            await producer.start()
-            sent = await producer.send_and_wait(partition.topic, None, BARRIER_KEY, partition=partition.partition)
-        return int(sent.offset)
-    finally:
-        await close_within(STOP_S, producer.stop())
 
 
 async def _newest_by_key(

@@ -10,6 +10,7 @@ from functools import partial
 from stream_worker import contract, metrics, telemetry, topics
 from stream_worker.aggregator import changelog, outcome
 from stream_worker.aggregator.join import Change, Join, Sizes, Step
+from stream_worker.aggregator.kept import KeptLanes
 from stream_worker.aggregator.memory import STATES, State
 from stream_worker.errors import FatalError, Reason, RecordFault, UserError
 from stream_worker.events import (
@@ -26,6 +27,9 @@ from stream_worker.settings import Settings
 
 AT_ONCE = 4
 """Lanes restored at the same time: what is read of a lane takes as much again as what the lane will hold."""
+
+KEPT_S = 60.0
+"""A lane's state is kept for so long where the lane was taken away in a rebalance: most come back at once."""
 
 FED_BY: dict[State, str] = {"awaiting_results": topics.DETECTIONS, "awaiting_manifest": topics.RECONSTRUCTIONS}
 """The input that makes images wait so."""
@@ -56,6 +60,7 @@ class Aggregator:
         self._clock = clock
         self._memory = settings.aggregator.memory_mb * 2**20
         self._lanes: dict[int, Join] = {}
+        self._kept = KeptLanes(KEPT_S, self._share_out)
         self._restoring = asyncio.Semaphore(AT_ONCE)
         self._refused: dict[int, frozenset[str]] = {}
         # A lane holds twice as many at most (`Lane.limit`), and that is no more than one transaction holds: what `tick`
@@ -69,31 +74,58 @@ class Aggregator:
         """Nothing to get ready: lanes are restored one by one."""
 
     async def stop(self) -> None:
-        """Nothing to let go."""
+        """Let go of what was kept."""
+        self._kept.clear()
 
     async def open(self, lane: int) -> None:
-        """Restore a lane from the changelog. Raises what `changelog.restore` raises."""
-        join = Join(self._grace, self._memory)
+        """Restore a lane: from memory, where nobody has had it since it was ours, else from the changelog.
+
+        Raises what `changelog.mark` and `changelog.restore` raise.
+        """
         async with self._restoring:
             log.info("restoring", lane=lane)
-            await changelog.restore(
-                self._bootstrap_servers,
-                self._changelog,
-                lane,
-                join.take,
-                patience_s=1.5 * self._request_timeout_ms / 1000,
-                request_timeout_ms=self._request_timeout_ms,
-            )
-        join.taken()
+            barrier = await self._mark(lane)
+            kept = self._kept.take(lane, barrier)
+            join = kept or await self._restored(lane, barrier)
         self._lanes[lane] = join
         self._share_out()
-        log.info("restored", lane=lane, images=sum(join.memory.images.values()), bytes=join.memory.bytes.total())
+        size = {"images": sum(join.memory.images.values()), "bytes": join.memory.bytes.total()}
+        log.info("restored", lane=lane, kept=kept is not None, **size)
 
-    async def close(self, lane: int) -> None:
-        """Forget a lane. What was not committed is gone with it."""
+    async def seal(self, lane: int) -> None:
+        """Mark the end of what we know of a lane. Raises what `changelog.mark` raises."""
+        self._kept.sealed(lane, await self._mark(lane))
+
+    async def close(self, lane: int, *, sealed: bool = False) -> None:
+        """Forget a lane, or keep it for a while. What was not committed is gone with it."""
         self._refused.pop(lane, None)
-        if self._lanes.pop(lane, None) is not None:
+        join = self._lanes.pop(lane, None)
+        if join is not None:
+            self._kept.keep(lane, join if sealed else None)
             self._share_out()
+
+    async def _mark(self, lane: int) -> int:
+        return await changelog.mark(
+            self._bootstrap_servers,
+            self._changelog,
+            lane,
+            patience_s=1.5 * self._request_timeout_ms / 1000,
+            request_timeout_ms=self._request_timeout_ms,
+        )
+
+    async def _restored(self, lane: int, barrier: int) -> Join:
+        join = Join(self._grace, self._memory)
+        await changelog.restore(
+            self._bootstrap_servers,
+            self._changelog,
+            lane,
+            barrier,
+            join.take,
+            patience_s=1.5 * self._request_timeout_ms / 1000,
+            request_timeout_ms=self._request_timeout_ms,
+        )
+        join.taken()
+        return join
 
     async def process(self, record: Received) -> list[Output]:
         """Feed one record to the join. Awaits nothing, so records take effect in the order they are given."""
@@ -129,9 +161,9 @@ class Aggregator:
         return {lane: join.sizes() for lane, join in self._lanes.items()}
 
     def _share_out(self) -> None:
-        """Equal parts: keys spread evenly, and no lane can take another's room."""
+        """Equal parts: keys spread evenly, and no lane can take another's room. What is kept has a part as well."""
         for join in self._lanes.values():
-            join.memory.allow(self._memory // len(self._lanes))
+            join.memory.allow(self._memory // (len(self._lanes) + len(self._kept)))
 
     # The gauges are read from another thread, which must not meet a dictionary that changes.
 

@@ -41,7 +41,9 @@ async def restored(servers: str, pieces: list[changelog.Piece]) -> None:
     while True:
         pieces.clear()
         with contextlib.suppress(OutageError):
-            await changelog.restore(servers, TOPIC, LANE, pieces.append, patience_s=15, request_timeout_ms=3_000)
+            limits = {"patience_s": 15, "request_timeout_ms": 3_000}
+            barrier = await changelog.mark(servers, TOPIC, LANE, **limits)
+            await changelog.restore(servers, TOPIC, LANE, barrier, pieces.append, **limits)
             return
 
 

@@ -37,12 +37,16 @@ async def topic(kafka: str, prefix: str) -> str:
     return name
 
 
-@pytest.fixture
-def aggregator(kafka: str, prefix: str, topic: str) -> Aggregator:
+def made(kafka: str, prefix: str) -> Aggregator:
     settings = Settings(
         kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2), aggregator=AggregatorSettings(grace_s=50)
     )
     return Aggregator(settings, clock=lambda: at(10))
+
+
+@pytest.fixture
+def aggregator(kafka: str, prefix: str, topic: str) -> Aggregator:
+    return made(kafka, prefix)
 
 
 @asynccontextmanager
@@ -90,7 +94,8 @@ def completed(outputs: Sequence[Output]) -> list[CompletedImageEvent]:
 
 async def restored(kafka: str, topic: str, lane: int = LANE, patience_s: float = 30) -> list[changelog.Piece]:
     pieces: list[changelog.Piece] = []
-    await changelog.restore(kafka, topic, lane, pieces.append, patience_s=patience_s)
+    barrier = await changelog.mark(kafka, topic, lane, patience_s=patience_s)
+    await changelog.restore(kafka, topic, lane, barrier, pieces.append, patience_s=patience_s)
     return pieces
 
 
@@ -122,6 +127,45 @@ async def test_goes_on_where_the_last_owner_committed(
     )
     [other] = completed(await fed(aggregator, result(1, "other")))
     assert other.status == "complete"
+
+
+async def test_a_state_that_nobody_else_has_had_is_kept(
+    kafka: str, prefix: str, topic: str, aggregator: Aggregator
+) -> None:
+    await aggregator.open(LANE)
+    async with owner(kafka, prefix) as producer:
+        await commit(producer, topic, await fed(aggregator, manifest(3), result(2)))
+        join = aggregator._lanes[LANE]
+        await aggregator.seal(LANE)
+        await aggregator.close(LANE, sealed=True)
+        await aggregator.open(LANE)
+        assert aggregator._lanes[LANE] is join
+        await commit(producer, topic, await fed(aggregator, result(1)))
+
+        await aggregator.close(LANE)  # not sealed: some of it may not be written
+        await aggregator.open(LANE)
+        assert aggregator._lanes[LANE] is not join
+        assert aggregator.sizes()[LANE].results == 2
+    await aggregator.stop()
+
+
+async def test_a_state_is_not_kept_past_another_owner(
+    kafka: str, prefix: str, topic: str, aggregator: Aggregator
+) -> None:
+    other = made(kafka, prefix)
+    await aggregator.open(LANE)
+    async with owner(kafka, prefix) as producer:
+        await commit(producer, topic, await fed(aggregator, manifest(3), result(2)))
+        await aggregator.seal(LANE)
+        await aggregator.close(LANE, sealed=True)
+        await other.open(LANE)
+        await commit(producer, topic, await fed(other, result(1)))
+        await other.close(LANE)
+        await aggregator.open(LANE)
+        assert aggregator.sizes()[LANE].results == 2
+        [whole] = completed(await fed(aggregator, result(0)))
+        assert whole.status == "complete"
+    await aggregator.stop()
 
 
 async def test_tombstones_take_away(kafka: str, prefix: str, topic: str, aggregator: Aggregator) -> None:
@@ -225,8 +269,10 @@ async def test_corrupt_record_halts(
 
 
 async def test_missing_topic_is_an_outage(kafka: str, prefix: str) -> None:
+    with pytest.raises(OutageError, match="no barrier was taken"):
+        await changelog.mark(kafka, f"{prefix}nowhere", LANE, patience_s=1)
     with pytest.raises(OutageError, match="nothing has moved"):
-        await restored(kafka, f"{prefix}nowhere", patience_s=1)
+        await changelog.restore(kafka, f"{prefix}nowhere", LANE, 0, [].append, patience_s=1)
 
 
 async def test_no_broker_is_an_outage() -> None:

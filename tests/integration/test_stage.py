@@ -39,6 +39,8 @@ class Echo:
         self.work = work
         self.opened: list[int] = []
         self.closed: list[int] = []
+        self.sealed: list[int] = []
+        self.kept: list[int] = []
         self.ticks = 0
 
     async def start(self) -> None: ...
@@ -48,8 +50,12 @@ class Echo:
     async def open(self, number: int) -> None:
         self.opened.append(number)
 
-    async def close(self, number: int) -> None:
+    async def seal(self, number: int) -> None:
+        self.sealed.append(number)
+
+    async def close(self, number: int, *, sealed: bool = False) -> None:
         self.closed.append(number)
+        self.kept += [number] if sealed else []
 
     async def tick(self, number: int) -> list[Output]:
         self.ticks += 1
@@ -322,6 +328,60 @@ async def test_two_members_share_and_a_leaver_hands_over(settings: Settings) -> 
     assert Counter(r.value for r in got) == Counter(
         [*values_of(20), *(f"more-{n}".encode() for n in range(40)), b"last"]
     )
+
+
+async def test_what_a_rebalance_takes_away_is_sealed_where_all_of_it_is_committed(settings: Settings) -> None:
+    """A group may keep the state of a lane that comes back, if nothing in it is unwritten."""
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(record: Received) -> None:
+        if record.value == b"hangs":
+            begun.set()
+            await release.wait()
+
+    first, second = Echo(hang), Echo(hang)
+    async with running(first, settings):
+        await send(settings, values_of(PARTITIONS))
+        await read(settings, topics.COMPLETED, PARTITIONS)
+        await send_to_first(settings, [b"hangs"])
+        await asyncio.wait_for(begun.wait(), 30)
+        async with running(second, settings):
+            async with asyncio.timeout(30):
+                while not first.closed or not second.opened:  # noqa: ASYNC110  # nothing tells
+                    await asyncio.sleep(0.05)
+            assert sorted(first.closed) == list(range(PARTITIONS))
+            assert sorted(first.kept) == sorted(first.sealed) == list(range(1, PARTITIONS))
+            first.kept.clear()
+            release.set()
+            await read(settings, topics.COMPLETED, PARTITIONS + 1)
+        async with asyncio.timeout(30):
+            while len(first.opened) < 2 * PARTITIONS:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+        first.kept.clear()
+    assert first.kept == [], "kept where nobody will come back"
+
+
+async def test_what_the_clock_has_begun_to_bring_about_is_not_sealed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "TICK_S", 0.1)
+
+    class Slow(Echo):
+        async def tick(self, number: int) -> list[Output]:
+            self.ticks += 1
+            await asyncio.sleep(3600 if number == 0 else 0)
+            return []
+
+    first, second = Slow(), Slow()
+    async with running(first, settings):
+        async with asyncio.timeout(30):
+            while first.ticks < 2 * PARTITIONS:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+        async with running(second, settings), asyncio.timeout(30):
+            while not first.closed:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+        assert 0 in first.closed
+        assert sorted(first.kept) == list(range(1, PARTITIONS))
 
 
 async def test_an_owner_that_died_is_known_and_one_that_left_is_not(settings: Settings) -> None:
