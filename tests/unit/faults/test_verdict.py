@@ -69,3 +69,27 @@ ONE_OBJECT = Outcome("partial", None, {object_id("image-0", "live", 1): "reconst
 def test_each_difference_is_named(events: Sequence[CompletedImageEvent], said: str) -> None:
     (found,) = differences("reader", events, EXPECTED)
     assert found.startswith(f"reader: {said}")
+
+
+def hanging(*codes: str) -> dict[str, Outcome]:
+    """One image for each code: an object that should hang its model, and how it was told."""
+    return {
+        f"image-{number}": Outcome("partial", None, {object_id(f"image-{number}", "live", 0): code})
+        for number, code in enumerate(codes)
+    }
+
+
+def test_a_model_that_is_killed_while_it_hangs_has_crashed() -> None:
+    wanted = hanging("model_timeout", "model_timeout")
+    told = [event(*one) for one in hanging("model_crashed", "model_crashed").items()]
+    assert differences("reader", told, wanted, models_killed=2) == []
+    (found,) = differences("reader", told, wanted, models_killed=1)
+    assert found.startswith("reader: 1 outcomes are not what they must be")
+    (found,) = differences("reader", told, wanted)
+    assert found.startswith("reader: 2 outcomes are not what they must be")
+
+
+@pytest.mark.parametrize("code", ["reconstruct_failed", "model_timeout"])
+def test_nothing_else_is_excused_by_a_killed_model(code: str) -> None:
+    (found,) = differences("reader", [event(*one) for one in hanging(code).items()], hanging("model_crashed"), 5)
+    assert found.startswith("reader: 1 outcomes are not what they must be")
