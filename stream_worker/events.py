@@ -215,6 +215,10 @@ class ReconstructionEvent(Event):
     model: Model | None = None
     fingerprint: str | None = Field(None, description="sha256 of all that decides the result.")
     reused: bool = Field(False, description="The result of the same fingerprint was found, no GPU time was spent.")
+    settings: dict[str, bool | int | float | str] | None = Field(
+        None, description="Of the model: what decided the result beside photo, mask and weights."
+    )
+    peak_gpu_bytes: int | None = Field(None, ge=0, description="GPU memory that the model held at most; null: no GPU.")
     published_at: AwareDatetime
     reconstructed_at: AwareDatetime
     deadline_at: Deadline

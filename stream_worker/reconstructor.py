@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stream_worker.images.decode import Decoder
 from stream_worker.images.shared import SharedPhotos
 from stream_worker.models import results
 from stream_worker.models.answer import NOT_FINITE
+from stream_worker.models.sam3d.result import measured
 from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Settings
 from stream_worker.store import Store, open_store
@@ -29,7 +31,7 @@ MODELS = {
     "silhouette": "stream_worker.models.silhouette:Silhouette",
     SAM3D: "stream_worker.models.sam3d.adapter:Sam3d",
 }
-_NOT_OF_THE_RESULT = {"checkpoint", "sha256sums", "compile", "warm_up_runs"}
+NOT_OF_THE_RESULT = {"checkpoint", "sha256sums", "exact_savings", "cuda_graphs", "compile", "warm_up_runs"}
 """Settings of `sam3d` that change no result: the weights stand in the fingerprint by their sum."""
 
 
@@ -104,7 +106,7 @@ class Reconstructor(Stateless):
             waited = time.monotonic() - inferring - result.busy_s
         storing = time.monotonic()
         # Every number of a PLY is looked at: 60 MB take too long for the loop.
-        geometry = await asyncio.to_thread(results.reconstructed, result.header, result.payload)
+        geometry = await asyncio.to_thread(self._geometry, result.header, result.payload)
         finished = await fingerprints.keep(self._store, fingerprint, result.payload, geometry)
         times |= {
             "queue": round(queued, 4),
@@ -112,7 +114,24 @@ class Reconstructor(Stateless):
             "reconstruct": round(result.busy_s, 4),
             "store": round(time.monotonic() - storing, 4),
         }
-        return self._result(record, event, fingerprint, finished, times, reused=False)
+        said = results.times(result.header.get("times", {}))
+        times |= {f"model_{name.removesuffix('_s')}": seconds for name, seconds in said.items()}
+        peak = result.header.get("peak_gpu_bytes")
+        return self._result(
+            record,
+            event,
+            fingerprint,
+            finished,
+            times,
+            reused=False,
+            peak_gpu_bytes=peak if type(peak) is int and peak >= 0 else None,
+        )
+
+    def _geometry(self, answer: Mapping[str, Any], ply: bytes) -> Geometry:
+        """Measured here where the model does not: while this takes its time, the GPU has the next object."""
+        if self._settings.reconstructor.model == SAM3D:
+            answer = measured(answer, ply, self._settings.sam3d)
+        return results.reconstructed(answer, ply)
 
     async def _packed(self, event: ObjectEvent) -> bytes:
         """The mask's pixels, for a model whose interpreter can't read run lengths. Here it costs the GPU no time."""
@@ -143,6 +162,7 @@ class Reconstructor(Stateless):
         times: dict[str, float],
         *,
         reused: bool,
+        peak_gpu_bytes: int | None = None,
     ) -> list[Output]:
         output = self._output(
             record,
@@ -153,6 +173,8 @@ class Reconstructor(Stateless):
             model=inference.model_of(self._host),
             fingerprint=fingerprint,
             reused=reused,
+            settings=self._model_settings(),
+            peak_gpu_bytes=peak_gpu_bytes,
             times=times,
         )
         return [output]
@@ -195,7 +217,7 @@ class Reconstructor(Stateless):
     def _model_settings(self) -> dict[str, Any]:
         settings = self._settings.reconstructor
         if settings.model == SAM3D:
-            return self._settings.sam3d.model_dump(exclude=_NOT_OF_THE_RESULT) | {"seed": settings.seed}
+            return self._settings.sam3d.model_dump(exclude=NOT_OF_THE_RESULT) | {"seed": settings.seed}
         return {"max_gaussians": settings.max_gaussians, "seed": settings.seed}
 
 

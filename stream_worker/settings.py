@@ -135,7 +135,16 @@ class Sam3d(Section):
     pointmap: Literal["pinhole", "moge"] = Field(
         "pinhole", description="depth of the photo: a plane (sizes are relative), or MoGe's estimate in metres"
     )
-    compile: bool = Field(True, description="torch.compile of stage 1; where that fails, the model runs without")
+    exact_savings: bool = Field(
+        True, description="compute once per object what upstream computes at every step: the same results"
+    )
+    cuda_graphs: bool = Field(True, description="with exact_savings: start each pass of stage 1 as one CUDA graph")
+    step_cache: int = Field(
+        0, ge=0, le=5, description="steps that take over each computed velocity: faster, but other results; 0 for none"
+    )
+    compile: bool = Field(
+        True, description="torch.compile, where CUDA graphs don't run stage 1 (with them it gains nothing)"
+    )
     warm_up_runs: int = Field(3, ge=0, le=20, description="made-up objects before the first real one")
     min_opacity: float = Field(0.1, gt=0, lt=1, description="Gaussians fainter than this count for no size")
     outlier_share: float = Field(0.001, ge=0, lt=0.5, description="furthest Gaussians on either side that do neither")

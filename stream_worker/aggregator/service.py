@@ -134,7 +134,9 @@ class Aggregator:
             manifest = self._storable(contract.decode(DetectionEvent, record.value), len(record.value or b""))
             step = join.manifest(manifest, self._clock())
         else:
-            step = join.result(contract.decode(ReconstructionEvent, record.value), self._clock())
+            result = contract.decode(ReconstructionEvent, record.value)
+            # Not part of the outcome: no need to hold it, or to restore it.
+            step = join.result(result.model_copy(update={"settings": None, "peak_gpu_bytes": None}), self._clock())
         return self._outputs(step, record.partition, record.headers)
 
     def failed(self, record: Received, fault: RecordFault) -> list[Output]:

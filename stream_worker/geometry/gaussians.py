@@ -74,9 +74,15 @@ def to_ply(gaussians: Gaussians) -> bytes:
     table[:, 9] = gaussians.opacities
     table[:, 10:13] = gaussians.scales
     table[:, 13:17] = gaussians.rotations
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
+    return table_to_ply(table)
+
+
+def table_to_ply(table: Floats) -> bytes:
+    """Return the PLY file of a table (N, 17), float32, with `PROPERTIES` as its columns. Nothing is checked."""
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
     lines += [f"property float {name}" for name in PROPERTIES]
-    return ("\n".join([*lines, "end_header"]) + "\n").encode("ascii") + table.tobytes()
+    head = ("\n".join([*lines, "end_header"]) + "\n").encode("ascii")
+    return b"".join((head, np.ascontiguousarray(table, "<f4").data))
 
 
 def from_ply(data: bytes) -> Gaussians:

@@ -52,7 +52,7 @@ def found(header: Mapping[str, Any], width: int, height: int, most: int) -> tupl
             objects.append(_object(one, width, height))
         except ValueError as error:
             raise RecordFault(Reason.DETECT_FAILED, f"object {index} of the detector: {_why(error)}") from None
-    return objects, _times(header.get("times", {}))
+    return objects, times(header.get("times", {}))
 
 
 def reconstructed(header: Mapping[str, Any], payload: bytes) -> Geometry:
@@ -90,8 +90,8 @@ def _object(said: Any, width: int, height: int) -> FoundObject:
     return one
 
 
-def _times(said: Any) -> dict[str, float]:
-    """Only figures for people: whatever is no duration is left out."""
+def times(said: Any) -> dict[str, float]:
+    """A model's own seconds, phase by phase. Only figures for people: whatever is no duration is left out."""
     if not isinstance(said, dict) or len(said) > MAX_TIMES:
         return {}
     return {

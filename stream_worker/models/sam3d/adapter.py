@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stream_worker.geometry import gaussians, pointmap
 from stream_worker.models.protocol import ModelFault
-from stream_worker.models.sam3d import checkpoint, compiling, pipeline, result
+from stream_worker.models.sam3d import checkpoint, pipeline
 from stream_worker.models.sam3d.options import Options
 from stream_worker.models.sam3d.phases import Phases
 
@@ -34,12 +34,12 @@ class Sam3d:
     """SAM 3D Objects, one object at a time (upstream's pipeline is not re-entrant).
 
     Options: see `options.Options`. A task is `{"pixels": path of height x width x 3 RGB bytes, "width", "height"}`, its
-    payload the mask as `numpy.packbits` of the (height, width) rows. The answer is as `result.header` says, with
-    `times` (seconds a phase), `peak_gpu_bytes` and `voxels` besides; its body is the PLY file.
+    payload the mask as `numpy.packbits` of the (height, width) rows. The answer has `gaussians` (how many), `pose`
+    (upstream's `rotation`, `translation` and `scale`), `times` (seconds a phase), `peak_gpu_bytes` and `voxels`; its
+    body is the PLY file. The service measures it: see `result`.
 
     Faults in loading: `bad_options`, `weights_missing`, `weights_unpinned`, `weights_mismatch`, `weights_refused`,
-    `import_failed`, `device_missing`. In a task: `empty_mask`, `mask_too_small`, `bad_mask`, `bad_pointmap`,
-    `bad_geometry`.
+    `import_failed`, `device_missing`. In a task: `empty_mask`, `mask_too_small`, `bad_mask`, `bad_pointmap`.
     """
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +54,7 @@ class Sam3d:
         self._torch = _torch(self._options.threads)
         device = _device(self._options.device, self._torch)
         self._pipeline = pipeline.build(lean, folder, device)
+        self._speedups = import_module("stream_worker.models.sam3d.speedups").Speedups(self._pipeline, self._options)
         if self._options.pointmap == "pinhole":
             pipeline.know_the_camera(self._torch)
         self._phases = Phases(self._pipeline, self._synchronize)
@@ -66,16 +67,20 @@ class Sam3d:
             "device": device,
             "verify_s": round(verified - began, 3),
             "compiled": False,
+            "exact_savings": self._speedups.active,
         }
         return self._info
 
     def warm_up(self) -> None:
-        """Compile (where that is on and possible) and run an object that is made up."""
-        if self._options.compile:
-            failure = compiling.compile_stage_1(self._pipeline, self._torch, self._run_made_up)
+        """Check the exact savings, compile (each where it is on and possible), and run objects that are made up."""
+        self._speedups.check(self._run_made_up)
+        self._info["exact_savings"] = self._speedups.active
+        if self._options.compile and not self._speedups.graphs:  # with them it was measured to gain nothing
+            compiling = import_module("stream_worker.models.sam3d.compiling")
+            failure = compiling.compile_stages(self._pipeline, self._run_made_up)
             self._info["compiled"] = failure is None
             if failure is not None:
-                print(f"stage 1 runs uncompiled: {failure}", file=sys.stderr)
+                print(f"runs uncompiled: {failure}", file=sys.stderr)
         for _ in range(self._options.warm_up_runs):
             self._run_made_up()
 
@@ -87,19 +92,16 @@ class Sam3d:
         self._reset_peak()
         output = self._run(photo, mask)
         with self._phases.of("write"):
-            model = self._gaussians(output["gaussian"][0])
-            ply = gaussians.to_ply(model)
-        with self._phases.of("measure"):
-            pose = {name: _array(output[name]) for name in ("rotation", "translation", "scale")}
-            header = result.header(
-                model,
-                pose,
-                unit=result.UNITS[self._options.pointmap],
-                min_opacity=self._options.min_opacity,
-                outlier_share=self._options.outlier_share,
-            )
-        extra = {"times": self._phases.times(), "voxels": len(output["coords"]), "peak_gpu_bytes": self._peak()}
-        return header | extra, ply
+            table = self._table(output["gaussian"][0])
+            ply = gaussians.table_to_ply(table)
+        answer = {
+            "gaussians": len(table),
+            "pose": {name: _array(output[name]).reshape(-1).tolist() for name in ("rotation", "translation", "scale")},
+            "times": self._phases.times(),
+            "voxels": len(output["coords"]),
+            "peak_gpu_bytes": self._peak(),
+        }
+        return answer, ply
 
     # ------------------------------------------------------------------ upstream's call
 
@@ -129,14 +131,17 @@ class Sam3d:
         return output
 
     def _run_made_up(self) -> None:
-        """A grey square before noise, of the size that upstream works on."""
+        """A square in noise, of the size that upstream works on. If its depth is of no use, the noise is at fault."""
         noise = np.random.default_rng(0).integers(0, 255, (518, 518, 3), np.uint8)
         mask = np.zeros((518, 518), np.bool_)
         mask[129:389, 129:389] = True
-        self._run(noise, mask)
+        try:
+            self._run(noise, mask)
+        except ModelFault as fault:
+            print(f"the made-up object: {fault.message}", file=sys.stderr)
 
-    def _gaussians(self, found: Any) -> gaussians.Gaussians:
-        """The values that upstream's `save_ply` writes: no vertex by vertex loop, and no infinity.
+    def _table(self, found: Any) -> NDArray[np.float32]:
+        """The values that upstream's `save_ply` writes, (N, 17): no vertex by vertex loop, and no infinity.
 
         It takes the logit of a sigmoid that may have rounded to 1: there, what went into the sigmoid is taken.
         """
@@ -145,13 +150,14 @@ class Sam3d:
             opacity = found.get_opacity
             logits = torch.log(opacity / (1 - opacity))
             raw = found._opacity + found.opacity_bias
-            return gaussians.Gaussians(
-                positions=_array(found.get_xyz),
-                sh_dc=_array(found._features_dc.transpose(1, 2).flatten(start_dim=1)),
-                opacities=_array(torch.where(torch.isfinite(logits), logits, raw)).reshape(-1),
-                scales=_array(torch.log(found.get_scaling)),
-                rotations=_array(found._rotation + found.rots_bias[None, :]),
+            columns = (
+                *(found.get_xyz, torch.zeros_like(found.get_xyz)),
+                found._features_dc.transpose(1, 2).flatten(start_dim=1),
+                torch.where(torch.isfinite(logits), logits, raw),
+                torch.log(found.get_scaling),
+                found._rotation + found.rots_bias[None, :],
             )
+            return _array(torch.cat(columns, dim=1))
 
     # ------------------------------------------------------------------ the device
 

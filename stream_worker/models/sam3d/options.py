@@ -24,10 +24,11 @@ class Options:
     texture_baking: bool = False
     layout_postprocess: bool = False
     pointmap: str = "pinhole"
+    exact_savings: bool = True
+    cuda_graphs: bool = True
+    step_cache: int = 0
     compile: bool = True
     warm_up_runs: int = 3
-    min_opacity: float = 0.1
-    outlier_share: float = 0.001
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Options:

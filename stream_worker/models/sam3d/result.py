@@ -1,4 +1,6 @@
-"""From upstream's output to ours: the PLY, the pose, the oriented box and the volume. NumPy only.
+"""From the model's answer to a size: the pose in our frame, the oriented box and the volume.
+
+This is the service's side: while it measures one object, the GPU works on the next.
 
 Frames. Upstream's Gaussians are in the object's own frame (x right, y forward, z up as its training data stand; about
 +-0.5). Its pose maps them into PyTorch3D's camera (x left, y up, z forward) by row vectors: camera = scale * local @ R
@@ -12,13 +14,15 @@ of them are in the PLY. (Upstream's viewer takes opacities above 0.9 for the siz
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_worker.errors import Reason, RecordFault
 from stream_worker.geometry import gaussians, rotations, solid, volume
-from stream_worker.models.protocol import ModelFault
+from stream_worker.settings import Sam3d
 
 Floats = NDArray[np.float64]
 
@@ -31,33 +35,28 @@ LEAST = 50
 """Gaussians that must be left to measure a size by."""
 
 
-def header(
-    model: gaussians.Gaussians,
-    pose: dict[str, NDArray[Any]],
-    *,
-    unit: str,
-    min_opacity: float,
-    outlier_share: float,
-) -> dict[str, Any]:
-    """What is known of an object: see `events.Geometry`.
+def measured(answer: Mapping[str, Any], ply: bytes, options: Sam3d) -> dict[str, Any]:
+    """What is known of an object, as `results.reconstructed` takes it.
 
     Args:
-        model: N Gaussians in the object's frame.
-        pose: upstream's `rotation` (1, 4) wxyz, `translation` (1, 3) and `scale` (1, 3), isotropic.
-        unit: of the pose's translation and scale.
+        answer: of the model: `pose` with upstream's `rotation` (wxyz), `translation` (3) and `scale` (3, isotropic).
+        ply: N Gaussians in the object's frame.
+        options: the settings that say which Gaussians count, and what unit the pose has.
 
-    Raises ModelFault "bad_geometry" where nothing is left to measure, or a number is not finite.
+    Raises RecordFault: BAD_GEOMETRY where nothing is left to measure, or a number is not finite; RECONSTRUCT_FAILED
+    for an answer of another form.
     """
     try:
+        model = gaussians.from_ply(ply)
         gaussians.check(model)
+        scale, rotation, translation = _pose(answer.get("pose"))
+        points = seen(model, options.min_opacity, options.outlier_share)
+        if len(points) < LEAST:
+            raise ValueError(f"only {len(points)} of {len(model)} Gaussians can be seen: no size to measure")
     except ValueError as error:
-        raise ModelFault("bad_geometry", str(error)) from error
-    scale, rotation, translation = _pose(pose)
-    points = seen(model, min_opacity, outlier_share)
-    if len(points) < LEAST:
-        raise ModelFault(
-            "bad_geometry", f"only {len(points)} of {len(model)} Gaussians can be seen: no size to measure"
-        )
+        raise RecordFault(Reason.BAD_GEOMETRY, str(error)) from None
+    except (TypeError, LookupError, AttributeError) as error:
+        raise RecordFault(Reason.RECONSTRUCT_FAILED, f"the model's pose: {type(error).__name__}: {error}") from None
     upright = volume.oriented_box(points, np.eye(3))
     box = volume.OrientedBox(
         center=rotation @ (scale * upright.center) + translation,
@@ -69,7 +68,7 @@ def header(
     return {
         "gaussians": len(model),
         "frame": FRAME,
-        "unit": unit,
+        "unit": UNITS[options.pointmap],
         "oriented_box": box.as_dict(),
         "volume": solid.volume_of_shell(points) * scale**3,
         "volume_method": VOLUME_METHOD,
@@ -92,16 +91,16 @@ def seen(model: gaussians.Gaussians, min_opacity: float, outlier_share: float) -
     return kept
 
 
-def _pose(pose: dict[str, NDArray[Any]]) -> tuple[float, Floats, Floats]:
-    """Scale, rotation (3, 3) and translation (3,) of OpenCV's camera, for column vectors."""
+def _pose(pose: Any) -> tuple[float, Floats, Floats]:
+    """Scale, rotation (3, 3) and translation (3,) of OpenCV's camera, for column vectors. Raises ValueError."""
     quaternion, translation, scale = (
         np.asarray(pose[name], np.float64).reshape(-1) for name in ("rotation", "translation", "scale")
     )
     length = float(np.linalg.norm(quaternion))
     whole = np.concatenate((quaternion, translation, scale))
-    if quaternion.shape != (4,) or translation.shape != (3,) or not np.isfinite(whole).all() or length == 0:
-        raise ModelFault("bad_geometry", "the pose is not finite")
+    if [len(quaternion), len(translation), len(scale)] != [4, 3, 3] or not np.isfinite(whole).all() or length == 0:
+        raise ValueError("the pose is not finite")
     if scale.min() <= 0 or np.ptp(scale) > 1e-4 * scale.max():
-        raise ModelFault("bad_geometry", f"the pose's scale {scale.tolist()} is not one positive number")
+        raise ValueError(f"the pose's scale {scale.tolist()} is not one positive number")
     rotation = TO_OPENCV @ rotations.to_matrix(quaternion / length).T
     return float(scale[0]), rotation, TO_OPENCV @ translation

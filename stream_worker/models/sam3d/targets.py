@@ -13,6 +13,7 @@ from typing import Any
 from stream_worker.models.protocol import ModelFault
 
 ALLOWED = (
+    "sam3d_objects.config.utils.make_dict",
     "sam3d_objects.data.",
     "sam3d_objects.model.",
     "sam3d_objects.pipeline.",
@@ -20,8 +21,8 @@ ALLOWED = (
     "torchvision.transforms.",
     "moge.model.",
 )
-"""Beginnings of names. None of these packages hands out a function that starts a process or opens a path it is given,
-but for the loaders of weights, and those open what the pins name (see `checkpoint`)."""
+"""Names, and beginnings of names (with a dot at the end). None of these hands out a function that starts a process or
+opens a path it is given, but for the loaders of weights, and those open what the pins name (see `checkpoint`)."""
 
 
 def check(config: Any, where: str) -> None:
@@ -31,7 +32,7 @@ def check(config: Any, where: str) -> None:
             raise ModelFault("weights_refused", f"{where}: a _target_ that is no text")
         parts = target.split(".")
         plain = all(part.isidentifier() and not part.startswith("_") for part in parts)
-        if not plain or not target.startswith(ALLOWED):
+        if not plain or not any(target.startswith(one) if one.endswith(".") else target == one for one in ALLOWED):
             raise ModelFault("weights_refused", f"{where}: _target_ {target[:100]!r} is not allowed")
         if len({"os", "sys", "subprocess", "builtins", "importlib", "shutil", "hub"} & set(parts)):
             raise ModelFault("weights_refused", f"{where}: _target_ {target[:100]!r} goes through another module")

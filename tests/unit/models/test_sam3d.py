@@ -16,8 +16,11 @@ from stream_worker.models.protocol import ModelFault
 from stream_worker.models.results import reconstructed
 from stream_worker.models.sam3d.adapter import LEAST_PX, Sam3d
 from stream_worker.models.sam3d.phases import Phases
+from stream_worker.models.sam3d.result import measured
+from stream_worker.models.sam3d.steps import computed
 from stream_worker.reconstructor import Reconstructor
 from stream_worker.settings import Kafka, Settings
+from stream_worker.settings import Sam3d as Sam3dSettings
 
 FAKES = Path(__file__).parents[2] / "fakes" / "upstream"
 PARTS = ("ss_generator", "slat_generator", "ss_decoder", "slat_decoder_gs", "slat_decoder_gs_4", "slat_decoder_mesh")
@@ -85,7 +88,9 @@ def ask(tmp_path: Path) -> Asked:
         path = tmp_path / "pixels"
         with path.open("wb") as file:
             file.truncate(width * height * 3)
-        return model.infer({"pixels": str(path), "width": width, "height": height}, masks.packed(masks.encode(mask)))
+        task = {"pixels": str(path), "width": width, "height": height}
+        answer, ply = model.infer(task, masks.packed(masks.encode(mask)))
+        return answer | measured(answer, ply, Sam3dSettings()), ply
 
     return asked
 
@@ -227,7 +232,7 @@ def test_each_phase_has_its_time(options: dict[str, Any], ask: Asked) -> None:
         f"{phase}_s"
         for phase in (
             *("pointmap", "preprocess", "condition", "stage1", "stage2"),
-            *("decode", "postprocess", "write", "measure"),
+            *("decode", "postprocess", "write"),
         )
     }
     assert header["voxels"] == 500
@@ -296,7 +301,7 @@ def test_a_path_that_leaves_the_folder(path: str, tmp_path: Path) -> None:
     file = tmp_path / "hf" / "pipeline.yaml"
     file.write_text(file.read_text().replace("ss_decoder.ckpt", path))
     pin(file.parent)
-    with pytest.raises(ModelFault, match="inside the folder") as told:
+    with pytest.raises(ModelFault, match="in the folder") as told:
         loaded(options)
     assert told.value.code == "weights_refused"
 
@@ -383,27 +388,133 @@ def test_a_depth_that_is_not_finite(options: dict[str, Any], ask: Asked) -> None
     assert told.value.code == "bad_pointmap"
 
 
+# ---------------------------------------------------------------------- faster
+
+
+def sampled(model: Sam3d) -> tuple[Any, Any]:
+    """What both stages' samplers came to, of the last object."""
+    return model._pipeline.structure.numpy(), model._pipeline.slat.numpy()
+
+
+def test_exact_savings_change_nothing_and_save(options: dict[str, Any], ask: Asked) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    found, flops = {}, {}
+    for savings in (False, True):
+        model = Sam3d()
+        info = model.load(options | {"exact_savings": savings})
+        model.warm_up()
+        assert info["exact_savings"] is savings
+        ask(model)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            ask(model)  # another object: nothing of the first is taken for its own
+        found[savings], flops[savings] = sampled(model), counter.get_total_flops()
+    for ours, theirs in zip(found[True], found[False], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert flops[False] - flops[True] == saved(8, steps=15) + saved(500, steps=8)
+
+
+def saved(tokens: int, *, steps: int) -> int:
+    """FLOPs of keys and values at every pass but one, and of the unconditional passes' cross-attention."""
+    channels, context, width, blocks = 16, 5, 12, 2
+    unconditional = sum(step / steps <= 0.5 for step in range(steps))
+    keys_and_values = 2 * context * width * 2 * channels
+    attention = 2 * 2 * tokens * channels * channels + 2 * 2 * tokens * context * channels
+    return blocks * ((steps + unconditional - 1) * keys_and_values + unconditional * attention)
+
+
+def test_another_objects_tokens_are_not_taken_for_the_same(options: dict[str, Any], ask: Asked) -> None:
+    import torch
+
+    found = {}
+    for savings in (False, True):
+        model = loaded(options | {"exact_savings": savings})
+        ask(model)
+        pipeline = model._pipeline
+        pipeline.get_condition_input = lambda *_: ((torch.linspace(2, -3, 7 * 12).reshape(1, 7, 12),), {})
+        ask(model)
+        found[savings] = sampled(model)
+    np.testing.assert_allclose(found[True][0], found[False][0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found[True][1], found[False][1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("generator", ["ss_generator", "slat_generator"])
+def test_a_stage_that_deviates_goes_back_to_upstreams(
+    generator: str, options: dict[str, Any], ask: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = loaded(options | {"exact_savings": False})
+    model = Sam3d()
+    info = model.load(options)
+    attention = model._pipeline.models[generator].reverse_fn.backbone
+    [first, *_] = [module for module in attention.modules() if type(module).__name__ == "CrossAttention"]
+    keep = first.keep
+
+    def wrong(context: Any) -> bool:
+        moved = bool(keep(context))
+        first.values += 1.0
+        return moved
+
+    first.keep = wrong
+    model.warm_up()
+    assert info["exact_savings"] is False
+    assert "exact savings deviate" in capsys.readouterr().err
+    ask(plain)
+    ask(model)
+    for ours, theirs in zip(sampled(model), sampled(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_a_backbone_of_another_make_stays_as_it_is(
+    options: dict[str, Any], ask: Asked, upstream: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream.Backbone.force_zeros_cond = False
+    model = Sam3d()
+    info = model.load(options)
+    model.warm_up()
+    assert info["exact_savings"] is False
+    assert "stage 1: no exact savings" in capsys.readouterr().err
+    ask(model)
+
+
+def test_the_step_cache_saves_steps(options: dict[str, Any], ask: Asked) -> None:
+    model = loaded(options | {"step_cache": 1, "exact_savings": False})
+    passes = model._pipeline.models["ss_generator"].reverse_fn.backbone.passes
+    ask(model)
+    passes.clear()
+    ask(model)
+    assert passes.count(False) == sum(computed(step, 15, 1) for step in range(15)) == 9
+
+
+def test_which_steps_are_computed() -> None:
+    assert all(computed(step, 15, 0) for step in range(15))
+    assert [step for step in range(8) if computed(step, 8, 1)] == [0, 1, 3, 5, 7]
+    assert [step for step in range(9) if computed(step, 9, 2)] == [0, 1, 4, 7, 8]
+
+
 # ---------------------------------------------------------------------- compiling
 
 
-def test_stage_1_is_compiled_and_results_are_copies(
-    options: dict[str, Any], ask: Asked, upstream: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_compiled(options: dict[str, Any], ask: Asked, upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     compiled: list[str] = []
 
     def compile_(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
-        assert how == {"mode": "max-autotune", "fullgraph": True}
-        compiled.append(function.__qualname__)
+        compiled.append(f"{function.__qualname__} {how['mode']} {how['dynamic']}")
         return function
 
     monkeypatch.setattr(torch, "compile", compile_)
     model = Sam3d()
-    info = model.load(options | {"compile": True, "warm_up_runs": 2})
+    info = model.load(options | {"compile": True, "warm_up_runs": 2, "exact_savings": False})
     model.warm_up()
     assert info["compiled"] is True
-    assert compiled == ["Decoder.forward", "ReverseFn.inner_forward", "Decoder.forward"]
+    assert compiled == [
+        "Decoder.forward default False",
+        *["Block.forward default False"] * 2,
+        "Decoder.forward default False",
+        "modulated default True",
+    ]
     assert len(upstream.CALLS) == 1 + 1 + 2  # made, tried out, warmed up
     ask(model)
 
@@ -424,5 +535,5 @@ def test_a_compiler_that_fails_costs_nothing(
     info = model.load(options | {"compile": True})
     model.warm_up()
     assert info["compiled"] is False
-    assert "stage 1 runs uncompiled: RuntimeError: no C compiler" in capsys.readouterr().err
+    assert "runs uncompiled: RuntimeError: no C compiler" in capsys.readouterr().err
     ask(model)

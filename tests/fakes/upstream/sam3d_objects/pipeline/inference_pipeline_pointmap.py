@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sam3d_objects.model.parts import Decoder, Embedder, Gaussian, Generator, ellipsoid
+from sam3d_objects.model.parts import (
+    Backbone,
+    Decoder,
+    Embedder,
+    Gaussian,
+    Generator,
+    SparseBackbone,
+    ellipsoid,
+)
 
 CALLS: list[dict[str, Any]] = []
 """The arguments of every `run`, and of the constructor under "init"."""
@@ -54,11 +62,12 @@ class InferencePipelinePointMap:
         self.depth_model = depth_model
         for name in (ss_generator_ckpt_path, slat_generator_ckpt_path, ss_decoder_ckpt_path, slat_decoder_gs_ckpt_path):
             self._read(name)
+        torch.manual_seed(0)
         self.condition_embedders = {"ss_condition_embedder": Embedder(), "slat_condition_embedder": Embedder()}
         self.models = torch.nn.ModuleDict(
             {
-                "ss_generator": Generator(),
-                "slat_generator": Generator(),
+                "ss_generator": Generator(Backbone()),
+                "slat_generator": Generator(SparseBackbone()),
                 "ss_decoder": Decoder(),
                 "slat_decoder_mesh": self.init_slat_decoder_mesh(
                     slat_decoder_mesh_config_path, slat_decoder_mesh_ckpt_path
@@ -89,17 +98,25 @@ class InferencePipelinePointMap:
         return {"image": torch.from_numpy(image)}
 
     def get_condition_input(self, condition_embedder, input_dict, input_mapping):
-        return (condition_embedder(torch.ones(1)),), {}
+        return (condition_embedder(torch.linspace(-1, 1, 5 * 12).reshape(1, 5, 12)),), {}
 
     def sample_sparse_structure(self, ss_input_dict, inference_steps=None, use_distillation=False):
-        self.get_condition_input(self.condition_embedders["ss_condition_embedder"], ss_input_dict, [])
-        self.models["ss_generator"].reverse_fn.inner_forward(torch.ones(1))
-        self.models["ss_decoder"].forward(torch.ones(1))
+        tokens, _ = self.get_condition_input(self.condition_embedders["ss_condition_embedder"], ss_input_dict, [])
+        generator = self.models["ss_generator"]
+        generator.inference_steps = inference_steps
+        with torch.no_grad():
+            self.structure = generator({"shape": torch.randn(1, 8, 8)}, "cpu", *tokens)["shape"]
+        self.models["ss_decoder"].forward(self.structure)
         coords = torch.zeros((500, 4), dtype=torch.int32)
         return {"coords": coords, "downsample_factor": 1}
 
     def sample_slat(self, slat_input, coords, inference_steps=25, use_distillation=False):
-        return coords
+        tokens, _ = self.get_condition_input(self.condition_embedders["slat_condition_embedder"], slat_input, [])
+        generator = self.models["slat_generator"]
+        generator.inference_steps = inference_steps
+        with torch.no_grad():
+            self.slat = generator(torch.randn(1, len(coords), 8), "cpu", *tokens, coords.numpy())
+        return self.slat
 
     def decode_slat(self, slat, formats=("mesh", "gaussian")):
         found = {"gaussian": [Gaussian(ellipsoid())]}
@@ -134,6 +151,8 @@ class InferencePipelinePointMap:
         points = self.compute_pointmap(image, pointmap)["pointmap"]
         ss_input_dict = self.preprocess_image(image, None, pointmap=points)
         slat_input_dict = self.preprocess_image(image)
+        if seed is not None:
+            torch.manual_seed(seed)
         outputs = self.sample_sparse_structure(ss_input_dict, inference_steps=stage1_inference_steps)
         slat = self.sample_slat(slat_input_dict, outputs["coords"], inference_steps=stage2_inference_steps)
         outputs.update(self.decode_slat(slat, decode_formats))

@@ -1,0 +1,61 @@
+"""CUDA graphs: thousands of kernels started by one call, where shapes never change.
+
+A pass of stage 1 is some four thousand small kernels; the host takes longer to start them than the GPU to run them.
+A graph records them once, with the addresses that they read and write, and plays them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+WARM_UPS = 3
+"""Calls before the recording: libraries set themselves up at the first ones (torch's notes on CUDA graphs)."""
+
+
+class Graphed:
+    """A function of tensors (in dicts, lists and tuples) as a CUDA graph.
+
+    The function must do the same work at every call: no branch on values, no synchronisation, shapes as at the first
+    call. Tensors that it closes over are read where they lay when it was recorded: after moving one, `forget`.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Any] = []
+        self._outputs: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, form = pytree.tree_flatten(args)
+        if self._graph is None:
+            self._record(leaves, form)
+        assert self._graph is not None
+        for kept, given in zip(self._inputs, leaves, strict=True):
+            if isinstance(kept, torch.Tensor):
+                kept.copy_(given)
+        self._graph.replay()
+        return pytree.tree_map_only(torch.Tensor, torch.clone, self._outputs)
+
+    def forget(self) -> None:
+        """Record anew at the next call."""
+        self._graph, self._inputs, self._outputs = None, [], None
+
+    def _record(self, leaves: list[Any], form: Any) -> None:
+        self._inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        args = pytree.tree_unflatten(self._inputs, form)
+        # Autocast must not hand the recording a cast weight that it drops when the object is done.
+        with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), False):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    self._function(*args)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._outputs = self._function(*args)
+        self._graph = graph

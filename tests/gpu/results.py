@@ -1,0 +1,130 @@
+"""The page of what was found: `python -m tests.gpu.results FOUND.json [FLOPS.txt] > tests/gpu/RESULTS.md`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PHASES = ("pointmap", "preprocess", "condition", "stage1", "stage2", "decode")
+SAID = {
+    "upstream": "upstream's code as it is, the guide's settings (15/8 steps, Gaussians)",
+    "upstream compiled": "the same with torch.compile",
+    "upstream defaults": "upstream's code and its defaults (25/25 steps, Gaussians and mesh, no GLB made)",
+    "ours": "ours: the guide's settings, exact savings, CUDA graphs, our writer",
+    "step cache": "ours with `step_cache = 1`",
+}
+
+
+def page(found: dict[str, Any], flops: str) -> str:
+    machine, rows = found["machine"], found["rows"]
+    lines = [
+        "# SAM 3D Objects on a GPU",
+        "",
+        f"{machine['gpu']}, {machine['cores']} cores, torch {machine['torch']}, Python {machine['python']}, "
+        f"spconv-cu126 2.3.8, {machine['date']}. Upstream's modules at cf06676 with the published configurations (as "
+        "public forks have them: photos of 518 pixels, stage 2's guidance 1) and random weights; a shell of voxels is "
+        "forced; flash attention is PyTorch's. Made by `python -m tests.gpu.measure`, [upstream.py](upstream.py) says "
+        "what it needs. Medians, in seconds; each row a process of its own.",
+        "",
+        "The Gaussians' file of upstream's rows is written by upstream's `save_ply`, that of ours by our writer.",
+        "",
+        "| | voxels | pre-processing | conditioning | stage 1 | stage 2 | decoding | file | object | peak GB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, said in SAID.items():
+        row = rows.get(name, {"not measured": "no such row in this run"})
+        if "not measured" in row:
+            lines.append(f"| {said} | | not measured: {row['not measured']} | | | | | | | |")
+            continue
+        lines += [_line(said, one) for one in row["objects"]]
+    lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_savings(rows)]
+    if flops:
+        lines += [
+            "",
+            "FLOPs, counted on a CPU without the weights (`python -m tests.gpu.flops`):",
+            "",
+            "```",
+            flops,
+            "```",
+        ]
+    lines += ["", *NOT_MEASURED]
+    return "\n".join(lines) + "\n"
+
+
+NOT_MEASURED = (
+    "Not measured: real weights (gated; what the step cache does to shapes is therefore not known here), MoGe (its "
+    "weights can't be had here), GLB, texture baking and mesh post-processing (their packages were not on this "
+    "machine), a child killed in stage 2 on a GPU (on a CPU: tests/faults/test_model_child.py), the service's share "
+    "with Kafka beside a GPU.",
+)
+
+
+def whole_s(one: dict[str, Any]) -> float:
+    """From the point map to the written file."""
+    return sum(one[f"{phase}_s"] for phase in PHASES) + one.get("upstream_ply_s", one["write_s"])
+
+
+def _line(said: str, one: dict[str, Any]) -> str:
+    before = one["pointmap_s"] + one["preprocess_s"]
+    cells = (
+        before,
+        *(one[f"{phase}_s"] for phase in PHASES[2:]),
+        one.get("upstream_ply_s", one["write_s"]),
+        whole_s(one),
+    )
+    shown = " | ".join(f"{cell:.3f}" for cell in cells)
+    return f"| {said} | {one['voxels']} | {shown} | {one['peak_gb']:.1f} |"
+
+
+def _ratios(rows: dict[str, Any]) -> Iterable[str]:
+    def of(name: str) -> float | None:
+        row = rows.get(name, {})
+        return whole_s(row["objects"][0]) if "objects" in row else None
+
+    ours = of("ours")
+    if ours is None:
+        return
+    for name, said in (("upstream", "upstream at the guide's settings"), ("upstream defaults", "upstream's defaults")):
+        theirs = of(name)
+        if theirs is not None:
+            gain = f"**{theirs / ours:.1f} times**"
+            yield f"- One model, 20k voxels: {theirs:.2f} s for {said}, {ours:.2f} s for ours: {gain}."
+    one = rows.get("upstream", {}).get("objects", [None])[0]
+    if one is not None:
+        theirs = whole_s(one) - one["upstream_ply_s"] + one["write_s"]
+        yield f"- With our writer in both, the sampling alone gains {theirs / ours:.1f} times."
+    cached = of("step cache")
+    if cached is not None:
+        yield f"- The step cache gains {ours / cached:.2f} times on top."
+
+
+def _whole_gpu(rows: dict[str, Any]) -> Iterable[str]:
+    base = rows.get("upstream", {}).get("objects", [None])[0]
+    for name, row in rows.items():
+        if "children" not in row:
+            continue
+        if any("not measured" in child for child in row["children"]):
+            yield f"- {name} on one GPU: not measured: {row['children'][0].get('not measured', 'one of them failed')}"
+            continue
+        each = [child["objects"][0] for child in row["children"]]
+        rate = sum(one["objects"] / one["seconds"] for one in each)
+        alone = statistics.median(one["object_s"] for one in each)
+        line = f"- {name} on one GPU: an object every {1 / rate:.2f} s ({alone:.2f} s each)"
+        yield line + (f", **{whole_s(base) * rate:.1f} times** upstream at the guide's settings." if base else ".")
+
+
+def _savings(rows: dict[str, Any]) -> Iterable[str]:
+    notes = rows.get("ours", {}).get("notes", [])
+    if notes:
+        yield "The savings against upstream's own arithmetic, in half precision, as the child said at its start:"
+        yield ""
+        yield from (f"- {note}" for note in notes)
+
+
+if __name__ == "__main__":
+    text = Path(sys.argv[2]).read_text().strip() if len(sys.argv) > 2 else ""
+    print(page(json.loads(Path(sys.argv[1]).read_text()), text), end="")
