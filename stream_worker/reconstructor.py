@@ -22,11 +22,10 @@ from stream_worker.models import results
 from stream_worker.models.answer import NOT_FINITE
 from stream_worker.models.sam3d.result import measured
 from stream_worker.records import Output, Received, Stateless
-from stream_worker.settings import Settings
+from stream_worker.settings import SAM3D, Settings
 from stream_worker.store import Store, open_store
 
 NAME = "reconstructor"
-SAM3D = "sam3d"
 MODELS = {
     "silhouette": "stream_worker.models.silhouette:Silhouette",
     SAM3D: "stream_worker.models.sam3d.adapter:Sam3d",

@@ -117,6 +117,10 @@ class Reconstructor(ModelProcess):
     seed: int = Field(42, description="of models that draw random numbers")
 
 
+SAM3D = "sam3d"
+"""`reconstructor.model` for SAM 3D Objects."""
+
+
 class Sam3d(Section):
     """SAM 3D Objects, where `reconstructor.model` is sam3d. The defaults are those of the guide in ops/decisions."""
 
@@ -197,7 +201,9 @@ class Up(Section):
     """What `stream-worker up` starts."""
 
     detectors: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="unset: one per GPU, or one")
-    reconstructors: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="unset: one per GPU, or one")
+    reconstructors: Annotated[int, Field(ge=0, le=256)] | None = Field(
+        None, description="unset: one per GPU, or one; of SAM 3D Objects as many as memory and cores allow, 4 at most"
+    )
     aggregators: int = Field(1, ge=0, le=256, description="how many")
 
 

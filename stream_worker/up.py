@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,11 +14,27 @@ from pathlib import Path
 from stream_worker import topics
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import started
-from stream_worker.settings import ENV_PREFIX, Settings
+from stream_worker.settings import ENV_PREFIX, SAM3D, Settings
 from stream_worker.supervisor import Supervisor, Worker
 
 READY_S = 60.0
 """Beyond the models' own load limits: joining the groups."""
+
+
+SAM3D_MB = 16_000
+"""GPU memory that one SAM 3D Objects needs, its context included: 11.8 GB at its peak (tests/gpu/RESULTS.md)."""
+MOST_A_CARD = 4
+"""That many shared a GPU best where it was measured; a fifth would only wait."""
+CORES_EACH = 3
+"""A model starts its kernels from one core; its service and its libraries want the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU."""
+
+    uuid: str
+    memory_mb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +96,19 @@ def _alone(data_dir: Path) -> Iterator[Path]:
         yield folder
 
 
-def plan(settings: Settings, cards: list[str]) -> list[Worker]:
+def plan(settings: Settings, cards: list[Card], cores: int | None = None) -> list[Worker]:
     """Which workers to start: a detector and a reconstructor per GPU, or as many as `up` says, and aggregators.
 
-    Several workers share the cards in turn. `cards` are GPU UUIDs; none means CPU. Where `metrics.port` is set, the
-    workers' own ports count on from it, in the order of this plan.
+    Of SAM 3D Objects several share a card, as many as its memory and the `cores` (of this host, unless given) allow.
+    Workers take the cards in turn; no cards means CPU. Where `metrics.port` is set, the workers' own ports count on
+    from it, in the order of this plan.
     """
-    per_card = max(1, len(cards))
+    each = 1 if settings.reconstructor.model != SAM3D else _sharing(cards, cores or os.cpu_count() or 1)
     counts = {
-        "detector": per_card if settings.up.detectors is None else settings.up.detectors,
-        "reconstructor": per_card if settings.up.reconstructors is None else settings.up.reconstructors,
+        "detector": max(1, len(cards)) if settings.up.detectors is None else settings.up.detectors,
+        "reconstructor": (
+            each * max(1, len(cards)) if settings.up.reconstructors is None else settings.up.reconstructors
+        ),
         "aggregator": settings.up.aggregators,
     }
     commands = {"detector": "detect", "reconstructor": "reconstruct", "aggregator": "aggregate"}
@@ -96,7 +116,7 @@ def plan(settings: Settings, cards: list[str]) -> list[Worker]:
         Worker(
             name=f"{group}-{number}",
             command=[commands[group], "--name", f"{group}-{number}"],
-            env={"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards and group != "aggregator" else {},
+            env={"CUDA_VISIBLE_DEVICES": cards[number % len(cards)].uuid} if cards and group != "aggregator" else {},
         )
         for group, count in counts.items()
         for number in range(count)
@@ -109,15 +129,23 @@ def plan(settings: Settings, cards: list[str]) -> list[Worker]:
     ]
 
 
-async def gpus() -> list[str]:
-    """UUIDs of the host's NVIDIA GPUs; none where there is no driver."""
+def _sharing(cards: list[Card], cores: int) -> int:
+    """How many SAM 3D Objects a card takes, the smallest of them to go by."""
+    if not cards:
+        return 1
+    by_memory = min(card.memory_mb for card in cards) // SAM3D_MB
+    return max(1, min(MOST_A_CARD, by_memory, cores // (CORES_EACH * len(cards))))
+
+
+async def gpus() -> list[Card]:
+    """The host's NVIDIA GPUs; none where there is no driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     process = await asyncio.create_subprocess_exec(
         tool,
-        "--query-gpu=uuid",
-        "--format=csv,noheader",
+        "--query-gpu=uuid,memory.total",
+        "--format=csv,noheader,nounits",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -128,4 +156,10 @@ async def gpus() -> list[str]:
     except TimeoutError:
         process.kill()
         return []
-    return said.decode().split() if process.returncode == 0 else []
+    return cards_of(said.decode()) if process.returncode == 0 else []
+
+
+def cards_of(said: str) -> list[Card]:
+    """The cards in what nvidia-smi prints: a line each, of UUID and MiB. One that names no memory counts as small."""
+    lines = (line.split(",") for line in said.splitlines() if line.strip())
+    return [Card(uuid.strip(), int(rest[0]) if rest and rest[0].strip().isdigit() else 0) for uuid, *rest in lines]

@@ -12,8 +12,9 @@ from stream_worker.errors import Exit, Reason, UserError
 from stream_worker.geometry import masks
 from stream_worker.models.host import ModelHost
 from stream_worker.models.results import reconstructed
-from stream_worker.reconstructor import MODELS, SAM3D
-from stream_worker.settings import Reconstructor
+from stream_worker.models.sam3d.result import measured
+from stream_worker.reconstructor import MODELS
+from stream_worker.settings import SAM3D, Reconstructor, Sam3d
 from tests.unit.models.test_sam3d import FAKES, HEIGHT, WIDTH, written
 
 pytest.importorskip("torch", reason="the stand-in is made of torch's tensors: install the extra `detector`")
@@ -37,7 +38,7 @@ async def test_an_object_through_the_child(host: ModelHost, tmp_path: Path) -> N
     async with host:
         answer = await host.infer(task, masks.packed(masks.encode(mask)))
         said = inference.model_of(host)
-    geometry = reconstructed(answer.header, answer.payload)
+    geometry = reconstructed(measured(answer.header, answer.payload, Sam3d()), answer.payload)
     assert geometry.gaussians == 40_000
     assert geometry.unit.startswith("relative")
     assert (said.name, said.version) == ("sam-3d-objects", "cf06676")
