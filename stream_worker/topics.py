@@ -57,7 +57,18 @@ TOPICS: tuple[Topic, ...] = (
         # Compacted, but not before 30 days: runs can be compared meanwhile, and the newest outcome stays.
         config={"cleanup.policy": "compact", "min.compaction.lag.ms": str(30 * DAY_MS)},
     ),
-    Topic(CHANGELOG, "the aggregators' state", config={"cleanup.policy": "compact"}),
+    Topic(
+        CHANGELOG,
+        "the aggregators' state",
+        # Only closed segments are compacted, and a restore reads all there is: with Kafka's defaults up to a gigabyte,
+        # or seven days, of what is long outdated.
+        config={
+            "cleanup.policy": "compact",
+            "segment.bytes": str(4 * 2**20),
+            "segment.ms": str(10 * 60 * 1000),
+            "min.cleanable.dirty.ratio": "0.3",
+        },
+    ),
     Topic(DEAD_LETTERS, "records that no retry can mend, byte for byte", partitions=3, config=_kept(30)),
 )
 

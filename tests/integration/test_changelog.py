@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_worker import contract, topics
 from stream_worker.aggregator import changelog
+from stream_worker.aggregator.join import Change
 from stream_worker.aggregator.service import Aggregator
 from stream_worker.errors import FatalError, OutageError
 from stream_worker.events import CompletedImageEvent, DetectionEvent, JoinStateEvent, ReconstructionEvent
@@ -266,6 +267,46 @@ async def test_corrupt_record_halts(
         await commit(producer, topic, [Output(topics.CHANGELOG, key, None, partition=LANE)])
         await aggregator.open(LANE)
         assert aggregator.sizes()[LANE].open == 2
+
+
+@pytest.mark.timeout(180)
+async def test_what_is_outdated_is_compacted_away_while_the_log_grows(kafka: str, prefix: str) -> None:
+    settings = Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2)
+    await topics.create(settings)
+    topic, written = prefix + topics.CHANGELOG, 6000
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=20)
+    await producer.start()
+    try:
+        sent = []
+        for number in range(written):  # some 12 MB: three segments, of which two are closed
+            large = result(number % 10).model_copy(update={"fingerprint": "f" * 2000})
+            state = JoinStateEvent(image_id="photo", run="live", result=large)
+            key, value = changelog.record(Change("photo", "live", large.object_id, state))
+            sent.append(await producer.send(topic, value, key, partition=LANE))
+        await asyncio.gather(*sent)
+    finally:
+        await producer.stop()
+    async with asyncio.timeout(120):
+        while await length(kafka, topic) > written * 2 / 3:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(2)
+    pieces = await restored(kafka, topic)
+    assert len(pieces) == 10
+
+
+async def length(kafka: str, topic: str) -> int:
+    """Records that can be read of the lane."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        partition = TopicPartition(topic, LANE)
+        consumer.assign([partition])
+        [end] = (await consumer.end_offsets([partition])).values()
+        found = 0
+        while await consumer.position(partition) < end:
+            found += sum(map(len, (await consumer.getmany(partition, timeout_ms=200)).values()))
+        return found
+    finally:
+        await consumer.stop()
 
 
 async def test_missing_topic_is_an_outage(kafka: str, prefix: str) -> None:
