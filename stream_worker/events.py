@@ -211,6 +211,8 @@ class ReconstructionEvent(Event):
     confidence: Unit
     box: Box
     ply: BlobRef | None = Field(None, description="3D Gaussians, binary PLY, in the object's own frame.")
+    glb: BlobRef | None = Field(None, description="A mesh, binary glTF, where one was asked for.")
+    points: BlobRef | None = Field(None, description="Coloured points, a small PLY, where they were asked for.")
     geometry: Geometry | None = None
     model: Model | None = None
     fingerprint: str | None = Field(None, description="sha256 of all that decides the result.")
@@ -236,6 +238,8 @@ class ObjectOutcome(Part):
     confidence: Unit
     box: Box
     ply: BlobRef | None = None
+    glb: BlobRef | None = None
+    points: BlobRef | None = None
     geometry: Geometry | None = None
     model: Model | None = None
     reused: bool = False

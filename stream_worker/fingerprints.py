@@ -12,7 +12,7 @@ from stream_worker.errors import RecordFault
 from stream_worker.events import BlobRef, Geometry, Part
 from stream_worker.store import Store
 
-PLY = "application/x-ply"
+PLY, GLB = "application/x-ply", "model/gltf-binary"
 
 log = telemetry.get(__name__)
 
@@ -22,6 +22,8 @@ class Finished(Part):
 
     ply: BlobRef
     geometry: Geometry
+    glb: BlobRef | None = None
+    points: BlobRef | None = None
 
 
 class Note(Part):
@@ -36,13 +38,22 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-async def keep(store: Store, of: str, ply: bytes, geometry: Geometry) -> Finished:
+async def keep(
+    store: Store, of: str, ply: bytes, geometry: Geometry, *, glb: bytes = b"", points: bytes = b""
+) -> Finished:
     """Store a PLY as `reconstructions/<fingerprint>/<sha256>.ply`, then note that the fingerprint is finished.
+
+    `glb` and `points` (a PLY too) are stored beside it where there are any.
 
     Both are written anew: it was not found, so what may lie there in its name is nothing to rely on.
     """
     ref = await store.put_content(_folder(of), ply, PLY, suffix=".ply", anew=True)
-    finished = Finished(ply=ref, geometry=geometry)
+    finished = Finished(
+        ply=ref,
+        geometry=geometry,
+        glb=await store.put_content(_folder(of), glb, GLB, suffix=".glb", anew=True) if glb else None,
+        points=await store.put_content(_folder(of), points, PLY, suffix=".points.ply", anew=True) if points else None,
+    )
     note = Note(finished=finished, sha256=_digest(finished))
     # The note last: whoever finds it finds the blob, and dying in between leaves only an orphan.
     await store.put(_note(of), orjson.dumps(note.model_dump(mode="json")), "application/json", anew=True)
@@ -61,9 +72,13 @@ async def find(store: Store, of: str) -> Finished | None:
             return None
         note = Note.model_validate(orjson.loads(data))
         finished = note.finished
-        if note.sha256 != _digest(finished) or finished.ply.key != f"{_folder(of)}/{finished.ply.sha256}.ply":
+        blobs = {".ply": finished.ply, ".glb": finished.glb, ".points.ply": finished.points}
+        there = {suffix: ref for suffix, ref in blobs.items() if ref is not None}
+        strange = any(ref.key != f"{_folder(of)}/{ref.sha256}{suffix}" for suffix, ref in there.items())
+        if note.sha256 != _digest(finished) or strange:
             raise ValueError("it was changed after it was written")
-        await store.get(finished.ply)
+        for ref in there.values():
+            await store.get(ref)
     except (ValueError, RecordFault) as error:  # the first: not JSON, or not a note
         log.warning("a finished result can't be used again", fingerprint=of, error=str(error))
         return None
@@ -71,7 +86,7 @@ async def find(store: Store, of: str) -> Finished | None:
 
 
 def _digest(finished: Finished) -> str:
-    return fingerprint(finished.model_dump(mode="json"))
+    return fingerprint(finished.model_dump(mode="json", exclude_none=True))
 
 
 def _folder(of: str) -> str:

@@ -12,7 +12,7 @@ from stream_worker.models.environment import compute_limits
 from stream_worker.models.host import ModelHost
 from stream_worker.settings import ModelProcess
 
-_OURS = {"catalogue", "python", "load_timeout_s", "task_timeout_s", "memory_limit_mb"}
+_OURS = {"catalogue", "points", "python", "load_timeout_s", "task_timeout_s", "memory_limit_mb"}
 """What is the host's business; all other settings of the section are the model's options."""
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from stream_worker import fingerprints, inference, topics
 from stream_worker.contract import decode, encode
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
-from stream_worker.geometry import masks
+from stream_worker.geometry import gaussians, masks
 from stream_worker.geometry.catalogue import Catalogue
 from stream_worker.headers import cloud_event
 from stream_worker.images.decode import Decoder
 from stream_worker.images.shared import SharedPhotos
 from stream_worker.models import results
 from stream_worker.models.answer import NOT_FINITE
-from stream_worker.models.sam3d.result import measured
+from stream_worker.models.sam3d.result import measured, parts
 from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import SAM3D, Settings
 from stream_worker.store import Store, open_store
@@ -32,6 +33,16 @@ MODELS = {
 }
 NOT_OF_THE_RESULT = {"checkpoint", "sha256sums", "exact_savings", "cuda_graphs", "compile", "warm_up_runs"}
 """Settings of `sam3d` that change no result: the weights stand in the fingerprint by their sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What is stored of an object. No bytes where something was not asked for."""
+
+    ply: bytes
+    geometry: Geometry
+    glb: bytes
+    points: bytes
 
 
 class Reconstructor(Stateless):
@@ -105,8 +116,10 @@ class Reconstructor(Stateless):
             waited = time.monotonic() - inferring - result.busy_s
         storing = time.monotonic()
         # Every number of a PLY is looked at: 60 MB take too long for the loop.
-        geometry = await asyncio.to_thread(self._geometry, result.header, result.payload)
-        finished = await fingerprints.keep(self._store, fingerprint, result.payload, geometry)
+        made = await asyncio.to_thread(self._made, result.header, result.payload)
+        finished = await fingerprints.keep(
+            self._store, fingerprint, made.ply, made.geometry, glb=made.glb, points=made.points
+        )
         times |= {
             "queue": round(queued, 4),
             "wait": round(max(0.0, waited), 4),
@@ -126,11 +139,17 @@ class Reconstructor(Stateless):
             peak_gpu_bytes=peak if type(peak) is int and peak >= 0 else None,
         )
 
-    def _geometry(self, answer: Mapping[str, Any], ply: bytes) -> Geometry:
-        """Measured here where the model does not: while this takes its time, the GPU has the next object."""
-        if self._settings.reconstructor.model == SAM3D:
+    def _made(self, answer: Mapping[str, Any], payload: bytes) -> Made:
+        """Checked, and measured here where the model does not: meanwhile the GPU has the next object."""
+        section, glb, faintest = self._settings.reconstructor, b"", 0.0
+        ply = payload
+        if section.model == SAM3D:
+            ply, glb = parts(answer, payload)
             answer = measured(answer, ply, self._settings.sam3d)
-        return results.reconstructed(answer, ply)
+            faintest = self._settings.sam3d.min_opacity
+        geometry = results.reconstructed(answer, ply)
+        points = gaussians.to_points_ply(gaussians.from_ply(ply), faintest) if section.points else b""
+        return Made(ply, geometry, glb, points)
 
     async def _packed(self, event: ObjectEvent) -> bytes:
         """The mask's pixels, for a model whose interpreter can't read run lengths. Here it costs the GPU no time."""
@@ -168,6 +187,8 @@ class Reconstructor(Stateless):
             event,
             status="reconstructed",
             ply=finished.ply,
+            glb=finished.glb,
+            points=finished.points,
             geometry=self._sized(finished.geometry, event.label),
             model=inference.model_of(self._host),
             fingerprint=fingerprint,
@@ -215,9 +236,10 @@ class Reconstructor(Stateless):
 
     def _model_settings(self) -> dict[str, Any]:
         settings = self._settings.reconstructor
+        asked = {"seed": settings.seed, **({"points": True} if settings.points else {})}
         if settings.model == SAM3D:
-            return self._settings.sam3d.model_dump(exclude=NOT_OF_THE_RESULT) | {"seed": settings.seed}
-        return {"max_gaussians": settings.max_gaussians, "seed": settings.seed}
+            return self._settings.sam3d.model_dump(exclude=NOT_OF_THE_RESULT) | asked
+        return {"max_gaussians": settings.max_gaussians, **asked}
 
 
 def _catalogue(path: Path | None) -> Catalogue | None:

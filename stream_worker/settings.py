@@ -110,6 +110,7 @@ class Reconstructor(ModelProcess):
         pattern=MODEL,
         description="silhouette (needs no GPU), sam3d (see that section), or module:Class of a model of your own",
     )
+    points: bool = Field(False, description="store a small PLY of coloured points too: x y z, red green blue")
     catalogue: Path | None = Field(
         None, description="TOML file of known sizes per class: turns relative sizes into millimetres"
     )

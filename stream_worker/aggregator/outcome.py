@@ -94,6 +94,8 @@ def _object(named: DetectedObject, result: ReconstructionEvent | None) -> Object
         status=result.status,
         reason=(result.reason or Failure(code=Reason.RECONSTRUCT_FAILED, message=_NOT_SAID)) if failed else None,
         ply=None if failed else result.ply,
+        glb=None if failed else result.glb,
+        points=None if failed else result.points,
         geometry=None if failed else result.geometry,
         model=result.model,
         reused=result.reused,

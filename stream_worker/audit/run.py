@@ -196,10 +196,11 @@ class _Reading:
                 judged, refs = books.manifest(event, at_ms), [event.image]
             elif name == topics.RECONSTRUCTIONS:
                 event = decode(ReconstructionEvent, record.value)
-                judged, refs = books.result(event, at_ms), [event.ply]
+                judged, refs = books.result(event, at_ms), [event.ply, event.glb, event.points]
             else:
                 event = decode(CompletedImageEvent, record.value)
-                judged, refs = books.outcome(event, at_ms), [event.image, *(one.ply for one in event.objects)]
+                blobs = (ref for one in event.objects for ref in (one.ply, one.glb, one.points))
+                judged, refs = books.outcome(event, at_ms), [event.image, *blobs]
         except RecordFault as fault:
             self._invalid(record, fault.message)
             return

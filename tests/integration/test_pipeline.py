@@ -249,7 +249,8 @@ async def test_the_service_on_an_s3_server(kafka: str, prefix: str, tmp_path: Pa
             secret_key=SecretStr(s3.secret_key),
             secure=False,
         )
-        settings = settings.model_copy(update={"store": where})
+        asked = settings.reconstructor.model_copy(update={"points": True})
+        settings = settings.model_copy(update={"store": where, "reconstructor": asked})
         async with (
             running(settings, on_progress=print, log_dir=tmp_path / "logs") as service,
             Publisher(service.settings) as publisher,
@@ -265,4 +266,7 @@ async def test_the_service_on_an_s3_server(kafka: str, prefix: str, tmp_path: Pa
         for one in event.objects:
             assert one.ply is not None
             assert (await store.get(one.ply)).startswith(b"ply\n")
+            assert one.points is not None
+            assert b"property uchar red\n" in await store.get(one.points)
+            assert one.glb is None
     assert not (tmp_path / "store").exists()

@@ -101,7 +101,11 @@ class Sam3d:
             "voxels": len(output["coords"]),
             "peak_gpu_bytes": self._peak(),
         }
-        return answer, ply
+        mesh = output.get("glb")
+        if mesh is None:
+            return answer, ply
+        glb: bytes = mesh.export(file_type="glb")  # a mesh of trimesh
+        return answer | {"glb_bytes": len(glb)}, ply + glb
 
     # ------------------------------------------------------------------ upstream's call
 

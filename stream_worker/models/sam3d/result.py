@@ -14,6 +14,7 @@ of them are in the PLY. (Upstream's viewer takes opacities above 0.9 for the siz
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +32,26 @@ UNITS = {"pinhole": "relative: depth of the pinhole plane", "moge": "metre, as M
 VOLUME_METHOD = "enclosed cells of a 64-cell grid, shell half"
 
 TO_OPENCV = np.diag([-1.0, -1.0, 1.0])
+_GLB = struct.Struct("<4sII")
+"""Magic, version, and the length of the whole."""
 LEAST = 50
 """Gaussians that must be left to measure a size by."""
+
+
+def parts(answer: Mapping[str, Any], payload: bytes) -> tuple[bytes, bytes]:
+    """The PLY and the GLB in the body of an answer; no bytes where there is no GLB.
+
+    Raises RecordFault(RECONSTRUCT_FAILED) where `glb_bytes` is no length of a part that begins as a GLB does (glTF 2.0
+    specification, binary glTF layout) and is as long as it says.
+    """
+    size = answer.get("glb_bytes", 0)
+    if type(size) is not int or not 0 <= size <= len(payload):
+        raise RecordFault(Reason.RECONSTRUCT_FAILED, "the model's mesh: its length is none")
+    cut = len(payload) - size
+    glb = payload[cut:]
+    if glb and (len(glb) < _GLB.size or _GLB.unpack_from(glb) != (b"glTF", 2, size)):
+        raise RecordFault(Reason.RECONSTRUCT_FAILED, "the model's mesh is no GLB")
+    return payload[:cut], glb
 
 
 def measured(answer: Mapping[str, Any], ply: bytes, options: Sam3d) -> dict[str, Any]:

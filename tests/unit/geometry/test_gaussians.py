@@ -121,3 +121,19 @@ def test_all_colours_survive_the_harmonics():
     np.testing.assert_array_equal(gaussians.sh_dc_to_rgb(gaussians.rgb_to_sh_dc(colours)), colours)
     np.testing.assert_allclose(gaussians.SH_C0, np.sqrt(1 / (4 * np.pi)))
     assert gaussians.rgb_to_sh_dc(np.array([255], np.uint8))[0] == pytest.approx(0.5 / gaussians.SH_C0)
+
+
+def test_points_are_small_and_show_what_can_be_seen() -> None:
+    found = gaussians.Gaussians(
+        positions=np.arange(9, dtype=np.float32).reshape(3, 3),
+        sh_dc=gaussians.rgb_to_sh_dc(np.array([[255, 0, 10], [1, 2, 3], [9, 8, 7]], np.uint8)),
+        opacities=np.array([4.0, -4.0, 0.0], np.float32),
+        scales=np.zeros((3, 3), np.float32),
+        rotations=np.ones((3, 4), np.float32),
+    )
+    head, _, body = gaussians.to_points_ply(found, 0.1).partition(b"end_header\n")
+    assert b"element vertex 2\n" in head
+    rows = np.frombuffer(body, [("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    assert rows["xyz"].tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert rows["rgb"].tolist() == [[255, 0, 10], [9, 8, 7]]
+    assert b"element vertex 3\n" in gaussians.to_points_ply(found)

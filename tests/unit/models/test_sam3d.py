@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_worker.errors import Reason, RecordFault
 from stream_worker.geometry import gaussians, masks, pointmap, rotations
 from stream_worker.models.protocol import ModelFault
 from stream_worker.models.results import reconstructed
 from stream_worker.models.sam3d.adapter import LEAST_PX, Sam3d
 from stream_worker.models.sam3d.phases import Phases
-from stream_worker.models.sam3d.result import measured
+from stream_worker.models.sam3d.result import measured, parts
 from stream_worker.models.sam3d.steps import computed
 from stream_worker.reconstructor import Reconstructor
 from stream_worker.settings import Kafka, Settings
@@ -90,7 +91,8 @@ def ask(tmp_path: Path) -> Asked:
             file.truncate(width * height * 3)
         task = {"pixels": str(path), "width": width, "height": height}
         answer, ply = model.infer(task, masks.packed(masks.encode(mask)))
-        return answer | measured(answer, ply, Sam3dSettings()), ply
+        ply, glb = parts(answer, ply)
+        return answer | measured(answer, ply, Sam3dSettings()) | {"glb": glb}, ply
 
     return asked
 
@@ -147,6 +149,21 @@ def test_what_no_option_needs_is_not_loaded(options: dict[str, Any], upstream: A
 def test_a_mesh_needs_its_decoder(options: dict[str, Any], upstream: Any) -> None:
     loaded(options | {"mesh": True})
     assert upstream.CALLS[0]["init"]["slat_decoder_mesh_ckpt_path"] == "slat_decoder_mesh.ckpt"
+
+
+def test_a_mesh_comes_as_glb_behind_the_ply(options: dict[str, Any], ask: Asked) -> None:
+    header, ply = ask(loaded(options | {"mesh": True}))
+    assert header["glb"].startswith(b"glTF")
+    assert len(gaussians.from_ply(ply)) == 40_000
+    plain, _ = ask(loaded(options))
+    assert plain["glb"] == b""
+
+
+@pytest.mark.parametrize("said", [-1, 10**9, True, "20", 13, 11])
+def test_a_mesh_that_is_none(said: Any) -> None:
+    with pytest.raises(RecordFault, match="mesh") as told:
+        parts({"glb_bytes": said}, b"ply" + b"glTF\x02\x00\x00\x00\x0c\x00\x00\x00")
+    assert told.value.reason == Reason.RECONSTRUCT_FAILED
 
 
 def test_the_plane_is_in_pytorch3ds_frame(options: dict[str, Any], ask: Asked, upstream: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,14 @@ CALLS: list[dict[str, Any]] = []
 def infer_intrinsics_from_pointmap(points, mask=None, fov_x=None, device=None):
     """Imported there from sam3d_objects/pipeline/utils/pointmap.py; (H, W, 3) in, `intrinsics` (3, 3) out."""
     return {"intrinsics": torch.full((3, 3), torch.nan)}
+
+
+class Mesh:
+    """What `to_glb` (tdfy_dit/utils/postprocessing_utils.py) gives: a `trimesh.Trimesh`."""
+
+    def export(self, file_type):
+        assert file_type == "glb"
+        return struct.pack("<4sII", b"glTF", 2, 20) + struct.pack("<II", 0, 0x4E4F534A)
 
 
 class InferencePipelinePointMap:
@@ -125,7 +134,7 @@ class InferencePipelinePointMap:
         return found
 
     def postprocess_slat_output(self, outputs, with_mesh_postprocess, with_texture_baking, use_vertex_color):
-        outputs["glb"] = b"glTF" if "mesh" in outputs else None
+        outputs["glb"] = Mesh() if "mesh" in outputs else None
         outputs["gs"] = outputs["gaussian"][0]
         return outputs
 
