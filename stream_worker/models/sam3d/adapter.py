@@ -65,6 +65,8 @@ class Sam3d:
             "version": VERSION,
             "weights_sha256": weights_sha256,
             "device": device,
+            "python": sys.version.split()[0],
+            "numpy": np.__version__,
             "verify_s": round(verified - began, 3),
             "compiled": False,
             "exact_savings": self._speedups.active,
