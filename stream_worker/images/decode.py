@@ -14,10 +14,8 @@ from stream_worker.errors import Reason, RecordFault, TransientFault
 from stream_worker.images.pixels import Pixels
 from stream_worker.models.environment import compute_limits
 from stream_worker.models.host import ModelHost, ModelResult
-from stream_worker.models.scratch import ScratchFolder
+from stream_worker.models.scratch import SHARED_MEMORY, ScratchFolder
 from stream_worker.settings import Images
-
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  (a private folder is made in it)
 
 CPU_PER_TASK_S = 15
 """40 megapixels take 1 s (JPEG) to 4 s (PNG); a file that takes longer wants to."""

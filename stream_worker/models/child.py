@@ -27,6 +27,7 @@ import traceback
 from typing import Any, Protocol
 
 from stream_worker.models.protocol import (
+    MAX_BODY_BYTES,
     Message,
     ModelFault,
     NotFiniteError,
@@ -42,6 +43,9 @@ OOM_SCORE = "500"
 """When memory runs out the kernel should take the model, which is replaced, and not the consumer."""
 
 MAX_MESSAGE_CHARS = 500
+
+LARGE_BYTES = 256 * 1024
+"""Of an answer's body that goes by shared memory, where the host has a folder for it."""
 
 
 class Model(Protocol):
@@ -68,6 +72,7 @@ class Child:
         self._generation = 0
         self._state = "loading"
         self._task_id: int | None = None
+        self._bodies: str | None = None
 
     def run(self) -> int:
         """Serve until the host says SHUTDOWN or is gone. Returns the exit code."""
@@ -78,6 +83,7 @@ class Child:
         if init["type"] is not Message.INIT:
             raise ProtocolError(f"expected INIT, got {init['type'].value}")
         self._generation = init["generation"]
+        self._bodies = init.get("bodies")
         threading.Thread(target=self._beat, args=(float(init["heartbeat_s"]),), name="heartbeat", daemon=True).start()
         model = self._load(init["model"], init["options"])
         if model is None:
@@ -121,12 +127,32 @@ class Child:
             answer.update(_failure(error))
         answer["busy_s"] = round(time.monotonic() - began, 6)
         self._state, self._task_id = "ready", None
+        named, rest = self._left(header["id"], body)
         try:
-            self._send(answer, body)
+            self._send({**answer, **named}, rest)
         except ProtocolError as error:  # refused before a byte was written: a NaN, or too large
+            self._take_back(named)
             answer.pop("result", None)
             code = "not_finite" if isinstance(error, NotFiniteError) else "bad_answer"
             self._send({**answer, "fault": {"code": code, "message": _one_line(error)}})
+
+    def _left(self, task_id: int, body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Leave a large body in the host's folder: what the answer has to say of it, and what is to be sent still."""
+        if self._bodies is None or not LARGE_BYTES <= len(body) <= MAX_BODY_BYTES:
+            return {}, body
+        named = {"body_file": str(task_id), "body_bytes": len(body)}
+        try:
+            with open(os.path.join(self._bodies, str(task_id)), "wb") as file:
+                file.write(body)
+        except OSError:  # no room: the pipe takes it, in its time
+            self._take_back(named)
+            return {}, body
+        return named, b""
+
+    def _take_back(self, named: dict[str, Any]) -> None:
+        if self._bodies is not None and named:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._bodies, named["body_file"]))
 
     def _limit_cpu(self) -> None:
         """RLIMIT_CPU counts the life of the process; moving its soft limit makes it a limit per task."""

@@ -18,9 +18,10 @@ import structlog
 
 from stream_worker import metrics
 from stream_worker.errors import Exit, Ours, OutageError, Reason, TransientFault, UserError
-from stream_worker.models.answer import read_answer, read_loaded
+from stream_worker.models.answer import Answer, read_answer, read_loaded
+from stream_worker.models.bodies import Body
 from stream_worker.models.process import ChildGoneError, ModelProcess
-from stream_worker.models.protocol import ModelFault
+from stream_worker.models.protocol import ModelFault, ProtocolError
 
 _log = structlog.get_logger(__name__)
 
@@ -243,6 +244,18 @@ class ModelHost:
                 task.cancel()
 
     async def _do(self, call: _Call, task: Mapping[str, Any], payload: bytes, timeout_s: float) -> ModelResult:
+        answer, body, generation, started_at = await self._asked(call, task, payload, timeout_s)
+        try:
+            # The child has its next task meanwhile.
+            return ModelResult(answer.result, await body.read(), generation, started_at, answer.busy_s)
+        except ProtocolError as error:
+            self.counters.crashes += 1
+            raise TransientFault(Reason.MODEL_CRASHED, f"{self.name}: {error}") from None
+
+    async def _asked(
+        self, call: _Call, task: Mapping[str, Any], payload: bytes, timeout_s: float
+    ) -> tuple[Answer, Body, int, float]:
+        """The answer to a task, its body, the generation of the child that gave it, and when that began."""
         async with self._turn:
             process = await self._live()
             call.given = True
@@ -268,13 +281,18 @@ class ModelHost:
                 ) from None
             answer = read_answer(header)
             if answer is None:
+                body.close()
                 self.counters.crashes += 1
                 await process.kill()
                 raise TransientFault(Reason.MODEL_CRASHED, f"{self.name} sent what is no answer, and was killed")
             self._failures = 0
             self._recycle_if_needed(process, poisoned=answer.poisoned)
-            answer.raise_failure(self.fault_reason, self.reasons)
-            return ModelResult(answer.result, body, process.generation, started_at, answer.busy_s)
+            try:
+                answer.raise_failure(self.fault_reason, self.reasons)
+            except BaseException:
+                body.close()
+                raise
+            return answer, body, process.generation, started_at
 
     def _recycle_if_needed(self, process: ModelProcess, *, poisoned: bool) -> None:
         rss = process.rss_bytes()

@@ -18,6 +18,7 @@ from typing import IO, Any
 import structlog
 
 import stream_worker
+from stream_worker.models.bodies import Body
 from stream_worker.models.environment import child_environment
 from stream_worker.models.protocol import (
     PREFIX,
@@ -27,7 +28,7 @@ from stream_worker.models.protocol import (
     unpack_header,
     unpack_prefix,
 )
-from stream_worker.models.scratch import ScratchFolder
+from stream_worker.models.scratch import SHARED_MEMORY, ScratchFolder
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +61,16 @@ class ChildGoneError(Exception):
     """The process ended, or can't be trusted any more; the message says how."""
 
 
+def _folder_for_bodies(limits: Mapping[str, Any]) -> ScratchFolder | None:
+    """Where the child may leave large answers. None where its files are limited in size, or no memory is shared."""
+    if "fsize" in limits:
+        return None
+    try:
+        return ScratchFolder("bodies", SHARED_MEMORY)
+    except OSError:
+        return None
+
+
 class ModelProcess:
     """A child of one generation. Made by `spawn`; `gone` is done when nothing of it is left."""
 
@@ -69,6 +80,7 @@ class ModelProcess:
         generation: int,
         process: asyncio.subprocess.Process,
         scratch: ScratchFolder,
+        bodies: ScratchFolder | None,
         on_gone: Callable[[ModelProcess], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -84,6 +96,7 @@ class ModelProcess:
         self.gone: asyncio.Future[None] = loop.create_future()
         self._process = process
         self._scratch = scratch
+        self._bodies = bodies
         self._on_gone = on_gone
         self._pending: tuple[int, asyncio.Future[tuple[dict[str, Any], bytes]]] | None = None
         self._closed = False
@@ -115,6 +128,7 @@ class ModelProcess:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a model's process must be spawned from the main thread")
         scratch = ScratchFolder("model")
+        bodies = _folder_for_bodies(limits)
         tasks_read, tasks_write = os.pipe()
         results_read, results_write = os.pipe()
         for fd in (tasks_write, results_write):
@@ -140,19 +154,22 @@ class ModelProcess:
             for fd in (tasks_write, results_read):
                 os.close(fd)
             scratch.remove()
+            if bodies is not None:
+                bodies.remove()
             raise
         finally:
             for fd in (tasks_read, results_write):
                 os.close(fd)
-        child = cls(name, generation, process, scratch, on_gone)
+        child = cls(name, generation, process, scratch, bodies, on_gone)
         try:
             await child._connect(os.fdopen(tasks_write, "wb", 0), os.fdopen(results_read, "rb", 0))
             with contextlib.suppress(ChildGoneError):  # then `initialised` says so
-                await child._send({**init, "type": Message.INIT})
+                named = {} if bodies is None else {"bodies": bodies.path}
+                await child._send({**init, **named, "type": Message.INIT})
         except BaseException:
             child._signal(signal.SIGKILL)
             if child._watching is None:  # nobody else will tidy up
-                scratch.remove()
+                child._remove_folders()
             raise
         return child
 
@@ -173,8 +190,8 @@ class ModelProcess:
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    async def task(self, task_id: int, task: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Send one task and wait for its answer, for ever: the caller holds the clock.
+    async def task(self, task_id: int, task: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], Body]:
+        """Send one task and wait for its answer, for ever: the caller holds the clock, and reads or closes the body.
 
         Raises:
             ChildGoneError: the process ended, or sent what is no answer.
@@ -185,9 +202,15 @@ class ModelProcess:
         self.worked = True
         try:
             await self._send({"type": Message.TASK, "id": task_id, "task": task}, payload)
-            return await answer
+            header, body = await answer
         finally:
             self._pending = None
+        try:
+            return header, Body(body) if self._bodies is None else Body.of(header, body, self._bodies.path)
+        except ProtocolError as error:
+            self._distrust = self._distrust or str(error)
+            await self.kill()
+            raise ChildGoneError(self._how_it_ended()) from None
 
     async def kill(self, *, show_stacks: bool = False) -> None:
         """End it now, and wait until it is gone. With `show_stacks` the log first gets what it hangs in."""
@@ -270,13 +293,18 @@ class ModelProcess:
         if not self._tasks.transport.is_closing():
             self._tasks.transport.abort()
         self._results_transport.close()
-        self._scratch.remove()
+        self._remove_folders()
         for future in (self.initialised, self._pending[1] if self._pending else None):
             if future is not None and not future.done():
                 future.set_exception(ChildGoneError(how))
                 future.exception()  # seen: nobody may be waiting for it
         self.gone.set_result(None)
         self._on_gone(self)
+
+    def _remove_folders(self) -> None:
+        self._scratch.remove()
+        if self._bodies is not None:
+            self._bodies.remove()
 
     async def _read_frames(self) -> None:
         try:

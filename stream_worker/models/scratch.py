@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  (a private folder is made in it)
+
 _LOCK = ".owner"
 
 

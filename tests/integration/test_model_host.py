@@ -19,8 +19,10 @@ import structlog
 from stream_worker import metrics
 from stream_worker.errors import Exit, OutageError, Reason, RecordFault, TransientFault, UserError
 from stream_worker.models.answer import NOT_FINITE
+from stream_worker.models.child import LARGE_BYTES
 from stream_worker.models.host import Backoff, ModelHost, ModelLoadError, State
 from stream_worker.models.protocol import ModelFault, ProtocolError
+from stream_worker.models.scratch import SHARED_MEMORY
 
 ROOT = Path(__file__).parents[2]
 MODELS = "tests.integration.staged_models"
@@ -75,6 +77,30 @@ async def test_a_task_comes_back_with_its_payload_and_the_model_says_what_it_is(
     assert pid is not None
     assert _gone(pid)
     assert host.state is State.DEAD
+
+
+def _bodies() -> set[Path]:
+    """Folders for large answers, of whoever runs here."""
+    return set(Path(SHARED_MEMORY).glob("stream-worker-bodies-*"))
+
+
+async def test_a_large_answer_goes_by_shared_memory_and_leaves_nothing_there(make_host: MakeHost) -> None:
+    before, large = _bodies(), os.urandom(3 * LARGE_BYTES)
+    async with make_host() as host:
+        answers = await asyncio.gather(*(host.infer({"echo": n}, large + bytes([n])) for n in range(4)))
+        (folder,) = _bodies() - before
+        assert [file.name for file in folder.iterdir()] == [".owner"]
+    assert [(one.header["echo"], one.payload) for one in answers] == [(n, large + bytes([n])) for n in range(4)]
+    assert _bodies() <= before
+
+
+async def test_an_answer_that_names_a_file_that_is_not_there_costs_its_child(make_host: MakeHost) -> None:
+    async with make_host() as host:
+        said = {"result": {}, "body_file": "1", "body_bytes": 9}
+        with pytest.raises(TransientFault, match="can't be opened") as fault:
+            await host.infer({"forge": said})
+        assert fault.value.reason is Reason.MODEL_CRASHED
+        assert (await host.infer({"echo": 1})).generation == 2
 
 
 async def test_tasks_queue_in_order_and_one_runs_at_a_time(make_host: MakeHost) -> None:
