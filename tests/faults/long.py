@@ -33,6 +33,10 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 WORK = Path("runs/faults")
 
 
+KEPT = "outcome.pickle"
+"""What a run showed, until all was well with it."""
+
+
 def main() -> int:
     """Run the seeds one after the other."""
     arguments = _arguments()
@@ -58,6 +62,10 @@ def main() -> int:
 def _one(seed: int, profile: Profile, work: Path, *, judge_only: bool) -> dict[str, Any]:
     """Run one seed; what it left. The folder of a run in which all was well is removed."""
     folder = (work / f"seed-{seed}").absolute()
+    if judge_only and not (folder / KEPT).exists():
+        print(f"seed {seed}: nothing is kept of it, so its verdict stays", flush=True)
+        judged_before: dict[str, Any] = json.loads((work / f"seed-{seed}.json").read_text(encoding="utf-8"))
+        return judged_before
     state: dict[str, Any] = {
         "seed": seed,
         "images": profile.images,
@@ -88,7 +96,7 @@ def _one(seed: int, profile: Profile, work: Path, *, judge_only: bool) -> dict[s
 
 def _outcome(seed: int, profile: Profile, folder: Path, *, judge_only: bool) -> harness.Outcome:
     """What the run showed. It is kept: a fault of the judge must not cost a quarter of an hour of evidence."""
-    kept = folder / "outcome.pickle"
+    kept = folder / KEPT
     if judge_only:
         found: harness.Outcome = pickle.loads(kept.read_bytes())
         return found
