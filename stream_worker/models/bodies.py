@@ -65,11 +65,8 @@ class Body:
 
 
 def _read(fd: int, size: int) -> bytes:
-    with os.fdopen(fd, "rb", 0) as file:
-        data = bytearray(size)
-        view, filled = memoryview(data), 0
-        while filled < size and (count := file.readinto(view[filled:])):
-            filled += count
-    if filled != size:
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(size)
+    if len(data) != size:
         raise ProtocolError("a body's file that was cut short")
-    return bytes(data)
+    return data
