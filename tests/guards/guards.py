@@ -111,13 +111,30 @@ GUARDS = (
         (
             Cut(
                 CHANGELOG,
-                "        barrier = await _barrier(bootstrap_servers, partition, patience_s, request_timeout_ms)\n",
+                "        newest = await _newest_by_key(consumer, partition, barrier, patience_s)\n",
                 "        await consumer.start()\n"
-                "        barrier = (await consumer.end_offsets([partition]))[partition] - 1\n",
+                "        barrier = (await consumer.end_offsets([partition]))[partition] - 1\n"
+                "        newest = await _newest_by_key(consumer, partition, barrier, patience_s)\n",
             ),
             Cut(CHANGELOG, "        await consumer.start()\n        consumer.assign", "        consumer.assign"),
         ),
         ("tests/faults/test_stale_leader.py",),
+    ),
+    Guard(
+        "the barriers around a lane that was away",
+        "what is kept of it is not true any more where another owner has had it",
+        (Cut("stream_worker/aggregator/kept.py", " if barrier == self._seals.get(lane, barrier) + 1 else None", ""),),
+        ("tests/integration/test_changelog.py::test_a_state_is_not_kept_past_another_owner",),
+    ),
+    Guard(
+        "the seal on what is committed",
+        "a state with anything unwritten in it must not outlive its lane",
+        (
+            Cut(
+                LANE, "        whole = opened and not self._queue and not self._unwritten\n", "        whole = opened\n"
+            ),
+        ),
+        (f"{STAGE_TESTS}::test_what_a_rebalance_takes_away_is_sealed_where_all_of_it_is_committed",),
     ),
     Guard(
         "the order within a lane",
