@@ -18,7 +18,9 @@ def test_each_cut_has_its_one_place(cut: Cut) -> None:
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 def test_each_guard_names_tests_that_are_there(guard: Guard) -> None:
-    for test in guard.tests:
+    named = [argument for argument in guard.tests if argument.startswith("tests/")]  # the others are pytest's
+    assert named
+    for test in named:
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text()
         assert not name or f"def {name.partition('[')[0]}(" in text
