@@ -111,12 +111,16 @@ GUARDS = (
         (
             Cut(
                 CHANGELOG,
-                "        newest = await _newest_by_key(consumer, partition, barrier, patience_s)\n",
-                "        await consumer.start()\n"
-                "        barrier = (await consumer.end_offsets([partition]))[partition] - 1\n"
-                "        newest = await _newest_by_key(consumer, partition, barrier, patience_s)\n",
+                "            await producer.start()\n"
+                "            sent = await producer.send_and_wait(topic, None, BARRIER_KEY, partition=lane)\n"
+                "        return int(sent.offset)\n",
+                "            limit = request_timeout_ms\n"
+                "            consumer = AIOKafkaConsumer(bootstrap_servers=servers, request_timeout_ms=limit)\n"
+                "            await consumer.start()\n"
+                "            [end] = (await consumer.end_offsets([TopicPartition(topic, lane)])).values()\n"
+                "            await consumer.stop()\n"
+                "        return int(end) - 1\n",
             ),
-            Cut(CHANGELOG, "        await consumer.start()\n        consumer.assign", "        consumer.assign"),
         ),
         ("tests/faults/test_stale_leader.py",),
     ),
