@@ -24,14 +24,13 @@ from PIL import Image
 
 from stream_worker import topics
 from stream_worker.contract import encode
-from stream_worker.events import Mask, Model, ObjectEvent, PhotoRef, object_id, utc_now
-from stream_worker.geometry import masks
 from stream_worker.local_kafka import LocalKafka
 from stream_worker.settings import Kafka, Local, Log, Settings, Up
 from stream_worker.settings import Reconstructor as ReconstructorSettings
 from stream_worker.store import open_store
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
+from tests.benchmarks.objects import object_event
 from tests.benchmarks.slow_model import SECONDS
 
 WIDTH, HEIGHT = 1024, 768
@@ -50,24 +49,7 @@ async def send(settings: Settings, objects: int) -> None:
             blob = await store.put_content("images", file.getvalue(), "image/jpeg")
             mask = np.zeros((HEIGHT, WIDTH), bool)
             mask[100 + number : 400, 200:700] = True
-            image_id, now = f"image-{number}", utc_now()
-            event = ObjectEvent(
-                object_id=object_id(image_id, "live", 0),
-                image_id=image_id,
-                run="live",
-                index=0,
-                count=1,
-                image=PhotoRef(**blob.model_dump(), width=WIDTH, height=HEIGHT),
-                label="box",
-                confidence=0.9,
-                box=[200, 100 + number, 700, 400],
-                mask=Mask(**masks.encode(mask)),
-                area_px=int(mask.sum()),
-                detector=Model(name="none", version="1"),
-                published_at=now,
-                detected_at=now,
-                deadline_at=now,
-            )
+            event = object_event(number, blob, mask)
             await producer.send_and_wait(settings.kafka.prefix + topics.OBJECTS, encode(event), partition=0)
     await producer.stop()
 

@@ -22,8 +22,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_worker import topics
 from stream_worker.contract import encode
-from stream_worker.events import Mask, Model, ObjectEvent, PhotoRef, object_id, utc_now
-from stream_worker.geometry import masks
 from stream_worker.local_kafka import LocalKafka
 from stream_worker.reconstructor import Reconstructor
 from stream_worker.settings import Kafka, Local, Log, Settings, Up
@@ -31,6 +29,7 @@ from stream_worker.settings import Reconstructor as ReconstructorSettings
 from stream_worker.store import open_store
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
+from tests.benchmarks.objects import object_event
 from tests.faults.storm import EVERY_S, storm
 from tests.stubs import OBJECT_S, SIDE, photo
 
@@ -59,7 +58,7 @@ async def send(settings: Settings, objects: int, seed: int) -> None:
     """That many objects, each with a mask of its own, so that no result is found again."""
     async with open_store(settings) as store:
         blob = await store.put_content("images", photo(1, 1), "image/png")
-    numbers, now = random.Random(seed), utc_now()
+    numbers = random.Random(seed)
     seen: set[tuple[int, int, int, int]] = set()
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, linger_ms=20)
     await producer.start()
@@ -70,24 +69,7 @@ async def send(settings: Settings, objects: int, seed: int) -> None:
             continue
         mask = np.zeros((SIDE, SIDE), bool)
         mask[box[1] : box[3], box[0] : box[2]] = True
-        image_id = f"image-{len(seen)}"
-        event = ObjectEvent(
-            object_id=object_id(image_id, "live", 0),
-            image_id=image_id,
-            run="live",
-            index=0,
-            count=1,
-            image=PhotoRef(**blob.model_dump(), width=SIDE, height=SIDE),
-            label="box",
-            confidence=0.9,
-            box=list(box),
-            mask=Mask(**masks.encode(mask)),
-            area_px=int(mask.sum()),
-            detector=Model(name="none", version="1"),
-            published_at=now,
-            detected_at=now,
-            deadline_at=now,
-        )
+        event = object_event(len(seen), blob, mask)
         topic, partition = settings.kafka.prefix + topics.OBJECTS, len(seen) % settings.kafka.partitions
         await producer.send(topic, encode(event), key=event.object_id.encode(), partition=partition)
         seen.add(box)

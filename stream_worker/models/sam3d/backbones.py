@@ -64,8 +64,10 @@ class Backbone:
         result = self._pass(x, t, *others, **rest)
         if self.compare:
             self._guidance.as_upstream = True
-            self._note(result, self._upstream(x, t, tokens, *others, cfg=cfg, **rest))
-            self._guidance.as_upstream = False
+            try:
+                self._note(result, self._upstream(x, t, tokens, *others, cfg=cfg, **rest))
+            finally:
+                self._guidance.as_upstream = False
         return result
 
     def give_up(self) -> None:
@@ -73,6 +75,8 @@ class Backbone:
         self._guidance.as_upstream = True
         for attention in self._attentions:
             attention.keys = attention.values = None
+        self._tokens = self._nothing = None
+        self._moved()  # what recorded their addresses goes as well
 
     def _pass(self, x: Any, t: Any, *others: Any, **rest: Any) -> Any:
         return self._upstream(x, t, self._nothing, *others, **rest)

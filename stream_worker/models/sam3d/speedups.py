@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -43,15 +44,19 @@ class Speedups:
         return self._graphs and "stage 1" in self._stages
 
     def check(self, run: Callable[[], None]) -> None:
-        """Run an object with every pass computed both ways; a stage that deviates goes back to upstream's."""
+        """Run an object with every pass computed both ways; a stage that deviates goes back to upstream's.
+
+        A failure of any kind takes both back: whether upstream's own arithmetic works, the next object shows.
+        """
         if not self._stages:
             return
         for stage in self._stages.values():
             stage.compare = True
         try:
             run()
-        except Unsuitable as error:
-            print(f"no exact savings: {error}", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001  (a graph that can't be recorded, say: the model works without)
+            traceback.print_exception(error, file=sys.stderr)
+            print(f"no exact savings: {type(error).__name__}: {error}", file=sys.stderr)
             self._give_up(list(self._stages))
             return
         for name, stage in list(self._stages.items()):

@@ -482,6 +482,23 @@ def test_a_stage_that_deviates_goes_back_to_upstreams(
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_savings_that_fail_cost_only_their_gain(
+    options: dict[str, Any], ask: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stream_worker.models.sam3d.backbones import Structure
+
+    def broken(*args: Any, **rest: Any) -> None:
+        raise RuntimeError("a graph can't be recorded here")
+
+    monkeypatch.setattr(Structure, "_pass", broken)
+    model = Sam3d()
+    info = model.load(options)
+    model.warm_up()
+    assert info["exact_savings"] is False
+    assert "no exact savings: RuntimeError: a graph can't be recorded here" in capsys.readouterr().err
+    ask(model)
+
+
 def test_a_backbone_of_another_make_stays_as_it_is(
     options: dict[str, Any], ask: Asked, upstream: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
