@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError
+
+from stream_worker.committed import ELSEWHERE, ask
 
 COORDINATOR_S = 0.2
 
@@ -19,9 +21,10 @@ async def committed(
     """Where the group goes on in each partition; where it never committed, the partition's beginning."""
     while True:
         try:
-            known = await admin.list_consumer_group_offsets(group)
+            node = await admin.find_coordinator(group)
+            known = await ask(partial(admin._send_request, node_id=node), group, sources)
             break
-        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
+        except ELSEWHERE:
             # The first group of a cluster waits for the offsets topic to be made; the caller limits the time.
             await asyncio.sleep(COORDINATOR_S)
     begins = await consumer.beginning_offsets([source for source in sources if source not in known])

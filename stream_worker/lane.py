@@ -258,14 +258,12 @@ class Lane:
     async def _committed(self) -> dict[TopicPartition, tuple[int, str]]:
         """Where to go on, and the metadata there. Raises OutageError where the broker does not say."""
         try:
+            known = await self._producer.committed(list(self._topics))
+            unknown = [source for source in self._topics if source not in known]
             async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
-                # The consumer's own `committed` drops the metadata.
-                known = await self._consumer._coordinator.fetch_committed_offsets(list(self._topics))
-                known = {source: found for source, found in known.items() if found.offset >= 0}
-                unknown = [source for source in self._topics if source not in known]
                 first = await self._consumer.beginning_offsets(unknown) if unknown else {}
         except (KafkaError, TimeoutError) as error:
-            raise OutageError(f"committed offsets can't be read: {type(error).__name__}: {error}") from error
+            raise OutageError(f"first offsets can't be read: {type(error).__name__}: {error}") from error
         return {
             source: (known[source].offset, known[source].metadata) if source in known else (first[source], "")
             for source in self._topics

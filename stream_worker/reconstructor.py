@@ -128,6 +128,8 @@ class Reconstructor(Stateless):
         }
         said = results.times(result.header.get("times", {}))
         times |= {f"model_{name.removesuffix('_s')}": seconds for name, seconds in said.items()}
+        if result.body_s:
+            times["model_write"] = round(result.body_s, 4)
         peak = result.header.get("peak_gpu_bytes")
         return self._result(
             record,

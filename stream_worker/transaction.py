@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -16,6 +19,7 @@ from aiokafka.errors import (
     NotEnoughReplicasAfterAppendError,
     NotEnoughReplicasError,
     ProducerFenced,
+    RequestTimedOutError,
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
@@ -23,12 +27,14 @@ from aiokafka.structs import OffsetAndMetadata
 from stream_worker import telemetry
 from stream_worker.bootstrap import answering
 from stream_worker.closing import close_within
+from stream_worker.committed import ELSEWHERE, Committed, ask
 from stream_worker.errors import FatalError, FencedError, OutageError
 from stream_worker.records import Output
 from stream_worker.settings import Kafka
 from stream_worker.topics import HEADROOM_BYTES
 
 STOP_S = 5.0
+COORDINATOR_S = 0.1
 BATCH_BYTES = 256 * 1024  # aiokafka's 16 KiB makes a request of nearly every event
 
 AWAY = (
@@ -41,6 +47,9 @@ AWAY = (
 """Nobody leads a partition, or too few replicas of it are there: to be waited out, however long it lasts."""
 
 log = telemetry.get(__name__)
+
+ASK_ANOTHER = (*ELSEWHERE, KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
+"""Of a node that was asked for committed offsets."""
 
 
 class ProducerLostError(Exception):
@@ -109,10 +118,7 @@ class TransactionalProducer:
         limit, OutageError where a partition has no leader or too few replicas, FencedError where another process owns
         the lane, and FatalError where a topic takes no event this large. After each, the producer is of no use.
         """
-        producer = self._producer
-        if producer is None:
-            raise ProducerLostError("no producer")
-        try:
+        with self._trusted() as producer:
             async with asyncio.timeout(self._kafka.transaction_timeout_ms / 1000):
                 await producer.begin_transaction()
                 sent = [
@@ -130,6 +136,63 @@ class TransactionalProducer:
                 if offsets:
                     await producer.send_offsets_to_transaction(dict(offsets), self._group)
                 await producer.commit_transaction()
+        await self._renewed()
+
+    async def committed(self, sources: Sequence[TopicPartition]) -> Committed:
+        """Where the group goes on: its committed offsets of those of `sources` where it has any.
+
+        The node that says so must know all that was committed before `start`. One that was stopped, or cut off, is the
+        coordinator still in its own eyes, and says what it knew then (seen: offsets of a minute ago, for two seconds).
+        So offsets are sent into a transaction, which is aborted: only the true coordinator can take them, for it needs
+        the replicas. As nobody but us can commit for the lane since `start`, what that node knows stays the truth.
+
+        Raises OutageError where no node does that in time, and else as `write`.
+        """
+        with self._trusted() as producer:
+            try:
+                async with asyncio.timeout(self._kafka.transaction_timeout_ms / 1000):
+                    while (found := await self._known_to_the_true_coordinator(producer, sources)) is None:
+                        producer._sender._coordinator_dead(CoordinationType.GROUP)
+                        await asyncio.sleep(COORDINATOR_S)
+            except TimeoutError:
+                raise OutageError(f"nobody is the coordinator of {self._group} for {self._id}") from None
+        await self._renewed()
+        return found
+
+    async def _known_to_the_true_coordinator(
+        self, producer: AIOKafkaProducer, sources: Sequence[TopicPartition]
+    ) -> Committed | None:
+        """None where the node that was asked is not the one, or is away."""
+
+        async def asked(node: int) -> Committed:
+            send = partial(producer.client.send, node, group=ConnectionGroup.COORDINATION)
+            return await ask(send, self._group, sources)
+
+        try:
+            believed = await asked(await producer._sender._find_coordinator(CoordinationType.GROUP, self._group))
+        except ASK_ANOTHER:
+            return None
+        offsets = {source: believed.get(source, OffsetAndMetadata(0, "")) for source in sources}
+        await producer.begin_transaction()
+        await producer.send_offsets_to_transaction(offsets, self._group)
+        found = None
+        # Only this one has taken the offsets. Where it has been given up since, the next one has proven nothing.
+        if (proven := producer._sender._coordinators.get(CoordinationType.GROUP)) is not None:
+            with suppress(*ASK_ANOTHER):
+                found = await asked(proven)
+        await producer.abort_transaction()
+        return found
+
+    @contextmanager
+    def _trusted(self) -> Iterator[AIOKafkaProducer]:
+        """The producer, and what its errors mean."""
+        producer = self._producer
+        if producer is None:
+            raise ProducerLostError("no producer")
+        try:
+            yield producer
+        except (OutageError, FencedError, FatalError, ProducerLostError):
+            raise
         except TimeoutError:
             raise ProducerLostError("the transaction did not end in time") from None
         except AWAY as error:
@@ -141,6 +204,9 @@ class TransactionalProducer:
             raise FatalError(f"a topic takes no event this large, raise its max.message.bytes: {error}") from None
         except Exception as error:  # aiokafka raises AssertionError and KeyError here too
             raise ProducerLostError(f"{type(error).__name__}: {error}") from error
+
+    async def _renewed(self) -> None:
+        """Nothing, or a new producer where a request of this one may still be under way."""
         if self._doubtful():
             log.warning("new producer after unanswered requests", transactional_id=self._id, requests=self._unanswered)
             await self.stop()

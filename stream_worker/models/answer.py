@@ -1,4 +1,4 @@
-"""What a child's RESULT or INIT says: a value, or a fault in the service's terms. A child is not trusted."""
+"""What a child's RESULT, BODY or INIT says: a value, or a fault in the service's terms. A child is not trusted."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class Loaded:
     info: dict[str, Any]
     times: dict[str, float]
     fault: tuple[str, str] | None
+    prepares: bool = False
+    """Whether the model prepares a task while it works on another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A RESULT whose header has the right form."""
+    """A RESULT or a BODY whose header has the right form."""
 
     result: dict[str, Any]
     fault: tuple[str, str] | None
@@ -88,6 +90,7 @@ def read_loaded(header: Mapping[str, Any]) -> Loaded | None:
             info=info,
             times={str(name): float(seconds) for name, seconds in header.get("times", {}).items()},
             fault=(clean(fault["code"]), clean(fault["message"])) if fault else None,
+            prepares=header.get("prepares") is True,
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None

@@ -1,8 +1,7 @@
-"""Large answers by shared memory: a child that feeds a pipe keeps its GPU waiting for whoever empties it.
+"""Large bodies by shared memory, behind their answers: a child that feeds a pipe keeps its GPU waiting.
 
-The child writes the body into a folder that its host has made for it, and its answer names the file. The host opens
-that at once, and reads it when the child has its next task already. Nothing that a child says is believed: the file
-must be a plain one, in that folder, of the size that was said.
+The child answers first, and writes the body into a folder that its host has made for it while it works on its next task
+already. Nothing that a child says is believed: the file must be a plain one, in that folder, of the size that was said.
 """
 
 from __future__ import annotations
@@ -27,15 +26,16 @@ class Body:
         self._size = size
 
     @classmethod
-    def of(cls, header: dict[str, Any], data: bytes, folder: str) -> Body:
-        """The body that an answer names; the one that came with it where it names none. Its file is taken away.
+    def of(cls, result: Any, data: bytes, folder: str | None) -> Body:
+        """The body that the result of a BODY names; the one that came along where it names none. Its file is removed.
 
         Raises ProtocolError where the child has named what can't be one.
         """
-        name = header.get("body_file")
-        if name is None:
+        if not isinstance(result, dict) or result.get("body_file") is None:
             return cls(data)
-        size = header.get("body_bytes")
+        if folder is None:
+            raise ProtocolError("a body's file where there is no folder for one")
+        name, size = result["body_file"], result.get("body_bytes")
         if not isinstance(name, str) or not _NAME.fullmatch(name) or type(size) is not int:
             raise ProtocolError("a body's file without a name and a size")
         path = os.path.join(folder, name)

@@ -1,5 +1,9 @@
 """The process in which a model lives: loads it, then answers one task after another.
 
+    preparer:  prepare(k + 1)
+    main:      infer(k)            the only one of the three that keeps the GPU
+    leaver:    the body of k - 1
+
 Started by `models.host` with an interpreter of its own, never forked from the service. It must run on
 Python 3.10 and later with nothing installed but what its model needs: standard library only here.
 
@@ -24,7 +28,10 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Protocol
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, Protocol, Union
 
 from stream_worker.models.protocol import (
     MAX_BODY_BYTES,
@@ -45,11 +52,17 @@ OOM_SCORE = "500"
 MAX_MESSAGE_CHARS = 500
 
 LARGE_BYTES = 256 * 1024
-"""Of an answer's body that goes by shared memory, where the host has a folder for it."""
+"""Of an answer's body that follows later, and by shared memory where the host has a folder for it."""
+
+Body = Union[bytes, Callable[[], bytes]]  # noqa: UP007  (Python 3.10 can't join a type of `collections.abc` by `|`)
 
 
 class Model(Protocol):
-    """What a model class offers. Its methods are called in one thread, one at a time."""
+    """What a model class offers. Its methods are called in one thread, one at a time.
+
+    But for `prepare(task, payload)`, which a model may have besides: it does what of a task needs no GPU, in a thread
+    of its own while `infer` works on the task before. `infer` then gets what it gave in place of the payload.
+    """
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
         """Get ready to work; the answer says what was loaded (model, version, weights_sha256...)."""
@@ -57,8 +70,15 @@ class Model(Protocol):
     def warm_up(self) -> None:
         """Run once what only costs at the first call."""
 
-    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Do one task. Raises ModelFault where the task itself is at fault."""
+    def infer(self, task: dict[str, Any], payload: Any) -> tuple[dict[str, Any], Body]:
+        """Do one task. Raises ModelFault where the task itself is at fault.
+
+        A body may be a function that gives it: called in a thread of its own, while the next task is in work already.
+        """
+
+
+Taken = Union[tuple[dict[str, Any], Any], None, Exception]  # noqa: UP007  (as above)
+"""A task with its payload or what is being prepared of it; None when the host is gone; why the pipe can't be read."""
 
 
 class Child:
@@ -73,6 +93,10 @@ class Child:
         self._state = "loading"
         self._task_id: int | None = None
         self._bodies: str | None = None
+        self._frames: SimpleQueue[Taken] = SimpleQueue()
+        self._preparer = ThreadPoolExecutor(1, "preparer")
+        self._leaver = ThreadPoolExecutor(1, "leaver")
+        self._left_last: Future[None] | None = None
 
     def run(self) -> int:
         """Serve until the host says SHUTDOWN or is gone. Returns the exit code."""
@@ -88,14 +112,43 @@ class Child:
         model = self._load(init["model"], init["options"])
         if model is None:
             return 3
-        while (frame := read_frame(self._tasks_fd)) is not None:
-            header, payload = frame
-            if header["type"] is Message.SHUTDOWN:
-                return 0
-            if header["type"] is not Message.TASK:
-                raise ProtocolError(f"expected TASK, got {header['type'].value}")
-            self._answer(model, header, payload)
+        threading.Thread(target=self._read, args=(model,), name="reader", daemon=True).start()
+        try:
+            while (taken := self._frames.get()) is not None:
+                if isinstance(taken, Exception):
+                    raise taken
+                header, given = taken
+                if header["type"] is Message.SHUTDOWN:
+                    break
+                self._answer(model, header, given)
+        finally:
+            self._leaver.shutdown()
         return 0
+
+    def _read(self, model: Model) -> None:
+        """Take in what the host sends, also while the model works: so the next task can be prepared."""
+        prepare = getattr(model, "prepare", None)
+        ahead: tuple[dict[str, Any], Any] | None = None
+        try:
+            while (frame := read_frame(self._tasks_fd)) is not None:
+                header, payload = frame
+                given: Any = payload
+                kind = header["type"]
+                if kind not in (Message.PREPARE, Message.TASK, Message.SHUTDOWN):
+                    raise ProtocolError(f"expected TASK, got {kind.value}")
+                if prepare is not None and "task" in header:
+                    given = self._preparer.submit(prepare, header["task"], given)
+                if kind is Message.PREPARE:
+                    ahead = header, given
+                    continue
+                if header.get("prepared"):
+                    if ahead is None or ahead[0]["id"] != header["id"]:
+                        raise ProtocolError(f"task {header['id']} was not prepared")
+                    header, given = {**header, **ahead[0], "type": kind}, ahead[1]
+                self._frames.put((header, given))
+            self._frames.put(None)
+        except Exception as error:  # noqa: BLE001  (the main thread raises it)
+            self._frames.put(error)
 
     def _load(self, name: str, options: dict[str, Any]) -> Model | None:
         """The model, loaded and warm, after telling the host; None when the host was told why not."""
@@ -111,48 +164,71 @@ class Child:
         warm = time.monotonic()
         self._state = "ready"
         times = {"load_s": round(loaded - began, 3), "warm_up_s": round(warm - loaded, 3)}
-        self._send({"type": Message.INIT, "info": info, "times": times, "pid": os.getpid()})
+        prepares = hasattr(model, "prepare")
+        self._send({"type": Message.INIT, "info": info, "times": times, "prepares": prepares, "pid": os.getpid()})
         return model
 
-    def _answer(self, model: Model, header: dict[str, Any], payload: bytes) -> None:
+    def _answer(self, model: Model, header: dict[str, Any], given: Any) -> None:
         self._task_id, self._state = header["id"], "busy"
         self._heartbeat()
         self._limit_cpu()
         began = time.monotonic()
         answer: dict[str, Any] = {"type": Message.RESULT, "id": header["id"]}
-        body = b""
+        body: Body = b""
         try:
-            answer["result"], body = _of_the_right_form(model.infer(header["task"], payload))
+            found = given.result() if isinstance(given, Future) else given
+            answer["result"], body = _of_the_right_form(model.infer(header["task"], found))
         except Exception as error:  # noqa: BLE001  (whatever it is, the host must hear of it)
             answer.update(_failure(error))
         answer["busy_s"] = round(time.monotonic() - began, 6)
         self._state, self._task_id = "ready", None
-        named, rest = self._left(header["id"], body)
-        try:
-            self._send({**answer, **named}, rest)
-        except ProtocolError as error:  # refused before a byte was written: a NaN, or too large
-            self._take_back(named)
-            answer.pop("result", None)
-            code = "not_finite" if isinstance(error, NotFiniteError) else "bad_answer"
-            self._send({**answer, "fault": {"code": code, "message": _one_line(error)}})
+        if isinstance(body, bytes) and len(body) < LARGE_BYTES:
+            self._send_answer(answer, body)
+            return
+        if self._left_last is not None:
+            self._left_last.result()  # no more than one on its way: they are large
+        if self._send_answer({**answer, "body_later": True}):
+            self._left_last = self._leaver.submit(self._leave, header["id"], body)
 
-    def _left(self, task_id: int, body: bytes) -> tuple[dict[str, Any], bytes]:
-        """Leave a large body in the host's folder: what the answer has to say of it, and what is to be sent still."""
-        if self._bodies is None or not LARGE_BYTES <= len(body) <= MAX_BODY_BYTES:
-            return {}, body
-        named = {"body_file": str(task_id), "body_bytes": len(body)}
+    def _send_answer(self, answer: dict[str, Any], body: bytes = b"") -> bool:
+        """Whether it could be sent as it is; otherwise the host has heard why not."""
         try:
-            with open(os.path.join(self._bodies, str(task_id)), "wb") as file:
+            self._send(answer, body)
+        except ProtocolError as error:  # refused before a byte was written: a NaN, or too large
+            code = "not_finite" if isinstance(error, NotFiniteError) else "bad_answer"
+            kept = {name: value for name, value in answer.items() if name not in ("result", "body_later")}
+            self._send({**kept, "fault": {"code": code, "message": _one_line(error)}})
+            return False
+        return True
+
+    def _leave(self, task_id: int, body: Body) -> None:
+        """Make a body where it is to be made still, and leave it in the host's folder; or send it, without one."""
+        began = time.monotonic()
+        said: dict[str, Any] = {"type": Message.BODY, "id": task_id}
+        data = b""
+        try:
+            made = body if isinstance(body, bytes) else body()
+            if not isinstance(made, bytes):
+                raise ModelFault("bad_answer", "the model's body must be bytes")
+            said["result"], data = self._left(str(task_id), made)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the host must hear of it)
+            said.update(_failure(error))
+        said["busy_s"] = round(time.monotonic() - began, 6)
+        self._send_answer(said, data)
+
+    def _left(self, name: str, body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Where a body lies in the host's folder, and what of it is to be sent still."""
+        if self._bodies is None or len(body) > MAX_BODY_BYTES:
+            return {}, body
+        path = os.path.join(self._bodies, name)
+        try:
+            with open(path, "wb") as file:
                 file.write(body)
         except OSError:  # no room: the pipe takes it, in its time
-            self._take_back(named)
-            return {}, body
-        return named, b""
-
-    def _take_back(self, named: dict[str, Any]) -> None:
-        if self._bodies is not None and named:
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._bodies, named["body_file"]))
+                os.unlink(path)
+            return {}, body
+        return {"body_file": name, "body_bytes": len(body)}, b""
 
     def _limit_cpu(self) -> None:
         """RLIMIT_CPU counts the life of the process; moving its soft limit makes it a limit per task."""
@@ -189,10 +265,10 @@ def _model_class(name: str) -> type[Model]:
     return found
 
 
-def _of_the_right_form(answer: Any) -> tuple[dict[str, Any], bytes]:
+def _of_the_right_form(answer: Any) -> tuple[dict[str, Any], Body]:
     """What `infer` gave. Raises ModelFault where it can't be sent: another body would end in the middle of a frame."""
     match answer:
-        case (dict() as result, bytes() as body):
+        case (dict() as result, body) if isinstance(body, bytes) or callable(body):
             return result, body
     raise ModelFault("bad_answer", "the model's `infer` must give a dict and bytes")
 

@@ -2,13 +2,18 @@
 
 The host holds the clock. A task's deadline starts when the model gets it (waiting for its turn does not
 count) and fires even if the child says nothing: SIGKILL, then a new generation with new pipes.
+
+Who is next in line sends its task ahead, if the model can prepare one; and a turn is over when the answer is there,
+though a large body still follows: so the GPU waits for neither.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -19,14 +24,16 @@ import structlog
 from stream_worker import metrics
 from stream_worker.errors import Exit, Ours, OutageError, Reason, TransientFault, UserError
 from stream_worker.models.answer import Answer, read_answer, read_loaded
-from stream_worker.models.bodies import Body
-from stream_worker.models.process import ChildGoneError, ModelProcess
+from stream_worker.models.process import ChildGoneError, ModelProcess, Said
 from stream_worker.models.protocol import ModelFault, ProtocolError
 
 _log = structlog.get_logger(__name__)
 
 _OURS = frozenset({"load_failed", "load_timeout", "load_crashed", "cuda_oom"})
 """Why a start failed, where no person has misnamed anything."""
+
+ALONE = 10
+"""Tasks after a child's death of which none is prepared beside another: so a task that kills is blamed itself."""
 
 
 class State(StrEnum):
@@ -62,6 +69,8 @@ class ModelResult:
     """When the model got the task, in seconds since the epoch."""
     busy_s: float
     """How long the model worked, by the child's clock."""
+    body_s: float = 0.0
+    """How long the child took for a body that it made and left while it had its next task already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +89,13 @@ class Backoff:
 
 @dataclass(slots=True)
 class _Call:
-    """One `infer`: whether the child has it already decides what cancelling means."""
+    """One `infer`."""
 
+    task: Mapping[str, Any]
+    payload: bytes
+    timeout_s: float
     given: bool = False
+    """Whether the child has it already decides what cancelling means."""
 
 
 @dataclass(slots=True)
@@ -145,6 +158,9 @@ class ModelHost:
 
     def __post_init__(self) -> None:
         self._turn = asyncio.Lock()  # asyncio's locks are fair: first come, first served
+        self._next = asyncio.Lock()
+        self._ids = itertools.count(1)
+        self._alone = 0
         self._process: ModelProcess | None = None
         self._starting: asyncio.Task[ModelProcess] | None = None
         self._background: set[asyncio.Task[Any]] = set()
@@ -220,8 +236,8 @@ class ModelHost:
             ModelLoadError: there is no child, and a new one can't be started now (an outage of ours).
             ProtocolError: the task can't be sent: it is no JSON, or too large.
         """
-        call = _Call()
-        work = asyncio.create_task(self._do(call, task, payload, timeout_s or self.task_timeout_s))
+        call = _Call(task, payload, timeout_s or self.task_timeout_s)
+        work = asyncio.create_task(self._do(call))
         self._keep(work)
         try:
             return await asyncio.shield(work)
@@ -243,56 +259,93 @@ class ModelHost:
             for task in late:
                 task.cancel()
 
-    async def _do(self, call: _Call, task: Mapping[str, Any], payload: bytes, timeout_s: float) -> ModelResult:
-        answer, body, generation, started_at = await self._asked(call, task, payload, timeout_s)
-        try:
-            # The child has its next task meanwhile.
-            return ModelResult(answer.result, await body.read(), generation, started_at, answer.busy_s)
-        except ProtocolError as error:
-            self.counters.crashes += 1
-            raise TransientFault(Reason.MODEL_CRASHED, f"{self.name}: {error}") from None
-
-    async def _asked(
-        self, call: _Call, task: Mapping[str, Any], payload: bytes, timeout_s: float
-    ) -> tuple[Answer, Body, int, float]:
-        """The answer to a task, its body, the generation of the child that gave it, and when that began."""
-        async with self._turn:
+    async def _do(self, call: _Call) -> ModelResult:
+        async with self._in_turn(call) as ahead:
             process = await self._live()
             call.given = True
             self.counters.tasks += 1
             started_at = time.time()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    header, body = await process.task(self.counters.tasks, task, payload)
-            except TimeoutError:
-                self.counters.timeouts += 1
-                _log.error("model hangs, killing it", model=self.name, pid=process.pid, timeout_s=timeout_s)
-                await process.kill(show_stacks=True)
-                raise TransientFault(
-                    Reason.MODEL_TIMEOUT,
-                    f"{self.name} did not answer within {timeout_s:g} s and was killed",
-                ) from None
-            except ChildGoneError as error:
-                if self._stopped:
-                    raise ModelLoadError("stopped", f"{self.name} was stopped") from None
-                self.counters.crashes += 1
-                raise TransientFault(
-                    Reason.MODEL_CRASHED, f"the process of {self.name} died in this task: {error}"
-                ) from None
-            answer = read_answer(header)
-            if answer is None:
-                body.close()
-                self.counters.crashes += 1
-                await process.kill()
-                raise TransientFault(Reason.MODEL_CRASHED, f"{self.name} sent what is no answer, and was killed")
+            async with self._watched(process, call.timeout_s):
+                if ahead is not None and ahead[0] is process:
+                    task_id = ahead[1]
+                    said = await process.task(task_id, None, b"")
+                else:
+                    task_id = next(self._ids)
+                    said = await process.task(task_id, call.task, call.payload)
+                answer = await self._understood(process, said)
             self._failures = 0
+            self._alone = max(0, self._alone - 1)
             self._recycle_if_needed(process, poisoned=answer.poisoned)
+            answer.raise_failure(self.fault_reason, self.reasons)
+        # The child has its next task meanwhile.
+        body, body_s = said[1], 0.0
+        async with self._watched(process, call.timeout_s):
+            if said[0].get("body_later"):
+                said = await process.body(task_id)
+                left = await self._understood(process, said)
+                left.raise_failure(self.fault_reason, self.reasons)
+                body, body_s = said[1], left.busy_s
             try:
-                answer.raise_failure(self.fault_reason, self.reasons)
-            except BaseException:
-                body.close()
-                raise
-            return answer, body, process.generation, started_at
+                payload = await body.read()
+            except ProtocolError as error:
+                await process.kill()
+                raise ChildGoneError(str(error)) from None
+        return ModelResult(answer.result, payload, process.generation, started_at, answer.busy_s, body_s)
+
+    @asynccontextmanager
+    async def _in_turn(self, call: _Call) -> AsyncIterator[tuple[ModelProcess, int] | None]:
+        """Until the model is this task's alone: with the child that has prepared it meanwhile, and under which id."""
+        async with self._next:
+            ahead = await self._prepared(call) if self._turn.locked() else None
+            await self._turn.acquire()
+        try:
+            yield ahead
+        finally:
+            self._turn.release()
+
+    async def _prepared(self, call: _Call) -> tuple[ModelProcess, int] | None:
+        process = self._process
+        if process is None or not (process.prepares and process.usable) or self._alone:
+            return None
+        task_id = next(self._ids)
+        try:
+            await process.prepare(task_id, call.task, call.payload)
+        except ChildGoneError:  # the task in hand hears of it
+            return None
+        return process, task_id
+
+    @asynccontextmanager
+    async def _watched(self, process: ModelProcess, timeout_s: float) -> AsyncIterator[None]:
+        """What a child says within the time that it has. One that says nothing, or nonsense, is killed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError:
+            self.counters.timeouts += 1
+            self._alone = ALONE
+            _log.error("model hangs, killing it", model=self.name, pid=process.pid, timeout_s=timeout_s)
+            await process.kill(show_stacks=True)
+            raise TransientFault(
+                Reason.MODEL_TIMEOUT,
+                f"{self.name} did not answer within {timeout_s:g} s and was killed",
+            ) from None
+        except ChildGoneError as error:
+            if self._stopped:
+                raise ModelLoadError("stopped", f"{self.name} was stopped") from None
+            self.counters.crashes += 1
+            self._alone = ALONE
+            raise TransientFault(
+                Reason.MODEL_CRASHED, f"the process of {self.name} died in this task: {error}"
+            ) from None
+
+    async def _understood(self, process: ModelProcess, said: Said) -> Answer:
+        """What a RESULT or a BODY says. Raises ChildGoneError, after killing the child, where that is nothing."""
+        answer = read_answer(said[0])
+        if answer is None:
+            said[1].close()
+            await process.kill()
+            raise ChildGoneError("it sent what is no answer, and was killed")
+        return answer
 
     def _recycle_if_needed(self, process: ModelProcess, *, poisoned: bool) -> None:
         rss = process.rss_bytes()
@@ -391,6 +444,7 @@ class ModelHost:
             raise ModelLoadError(code, f"{self.name}: {message}")
         if not process.usable:
             raise ModelLoadError("load_crashed", f"{self.name}: its process ended as soon as it was loaded")
+        process.prepares = loaded.prepares
         self.info, self.load_times = loaded.info, loaded.times
         return process
 

@@ -57,6 +57,10 @@ MAX_LINE_BYTES = 4096
 _PIPE_BYTES = 1024 * 1024
 
 
+Said = tuple[dict[str, Any], Body]
+"""The header of a RESULT or a BODY, and the body: to be read or closed."""
+
+
 class ChildGoneError(Exception):
     """The process ended, or can't be trusted any more; the message says how."""
 
@@ -91,6 +95,8 @@ class ModelProcess:
         self.retired = False
         self.worked = False
         """Whether it was given a task: then its death is more likely a record's doing than a broken start's."""
+        self.prepares = False
+        """Whether its model prepares a task while it works on another: set by who has read its INIT."""
         self.heartbeat: dict[str, Any] = {}
         self.initialised: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
@@ -98,7 +104,8 @@ class ModelProcess:
         self._scratch = scratch
         self._bodies = bodies
         self._on_gone = on_gone
-        self._pending: tuple[int, asyncio.Future[tuple[dict[str, Any], bytes]]] | None = None
+        self._pending: tuple[int, asyncio.Future[Said]] | None = None
+        self._due: dict[int, asyncio.Future[Said]] = {}
         self._closed = False
         self._distrust: str | None = None
         self._last_lines: deque[str] = deque(maxlen=5)
@@ -190,27 +197,36 @@ class ModelProcess:
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    async def task(self, task_id: int, task: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], Body]:
-        """Send one task and wait for its answer, for ever: the caller holds the clock, and reads or closes the body.
+    async def prepare(self, task_id: int, task: Mapping[str, Any], payload: bytes) -> None:
+        """Send the task that comes next, for the child to prepare it while it has another. Raises as `task`."""
+        await self._send({"type": Message.PREPARE, "id": task_id, "task": task}, payload)
+
+    async def task(self, task_id: int, task: Mapping[str, Any] | None, payload: bytes) -> Said:
+        """Send one task and wait for its answer, for ever: the caller holds the clock.
+
+        No task: the one that was sent to be prepared, under this id. Where the answer says `body_later`, its body comes
+        by `body`.
 
         Raises:
             ChildGoneError: the process ended, or sent what is no answer.
             ProtocolError: the task is no JSON, or too large; nothing was sent.
         """
-        answer: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
         self._pending = (task_id, answer)
         self.worked = True
+        what = {"prepared": True} if task is None else {"task": task}
         try:
-            await self._send({"type": Message.TASK, "id": task_id, "task": task}, payload)
-            header, body = await answer
+            await self._send({"type": Message.TASK, "id": task_id, **what}, payload)
+            return await answer
         finally:
             self._pending = None
+
+    async def body(self, task_id: int) -> Said:
+        """The body that follows an answer, and what the child says of it. Waits for ever. Raises ChildGoneError."""
         try:
-            return header, Body(body) if self._bodies is None else Body.of(header, body, self._bodies.path)
-        except ProtocolError as error:
-            self._distrust = self._distrust or str(error)
-            await self.kill()
-            raise ChildGoneError(self._how_it_ended()) from None
+            return await self._due[task_id]
+        finally:
+            del self._due[task_id]
 
     async def kill(self, *, show_stacks: bool = False) -> None:
         """End it now, and wait until it is gone. With `show_stacks` the log first gets what it hangs in."""
@@ -294,8 +310,11 @@ class ModelProcess:
             self._tasks.transport.abort()
         self._results_transport.close()
         self._remove_folders()
-        for future in (self.initialised, self._pending[1] if self._pending else None):
-            if future is not None and not future.done():
+        waited_for: list[asyncio.Future[Any]] = [self.initialised, *self._due.values()]
+        if self._pending:
+            waited_for.append(self._pending[1])
+        for future in waited_for:
+            if not future.done():
                 future.set_exception(ChildGoneError(how))
                 future.exception()  # seen: nobody may be waiting for it
         self.gone.set_result(None)
@@ -333,8 +352,17 @@ class ModelProcess:
             if answer is None or answer.done() or header.get("id") != task_id:
                 # Late, repeated or made up: whatever it is, it is not the answer to what was asked.
                 _log.warning("result dropped", model=self.name, generation=self.generation, id=header.get("id"))
-            else:
-                answer.set_result((header, body))
+                return
+            if header.get("body_later") and task_id is not None:
+                self._due[task_id] = asyncio.get_running_loop().create_future()
+            answer.set_result((header, Body(body)))
+        elif kind is Message.BODY:
+            name = header.get("id")
+            due = self._due.get(name) if isinstance(name, int) else None
+            if due is None or due.done():
+                raise ProtocolError("a body that no answer has spoken of")
+            folder = None if self._bodies is None else self._bodies.path
+            due.set_result((header, Body.of(header.get("result"), body, folder)))
         else:
             raise ProtocolError(f"unexpected {kind.value}")
 

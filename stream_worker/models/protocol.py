@@ -9,9 +9,11 @@ dependencies. So this file needs the standard library only: its JSON is `json`, 
 | type | from | header | body |
 |---|---|---|---|
 | INIT | host | generation, model `module:Class`, options, heartbeat_s | - |
-| INIT | child | generation, and info + times (it is ready), or fault {code, message} | - |
-| TASK | host | generation, id, task | payload |
+| INIT | child | generation, and info + times + prepares (it is ready), or fault {code, message} | - |
+| PREPARE | host | generation, id, task: of the task that comes next, while another is in hand | payload |
+| TASK | host | generation, id, and task; or `prepared`, where a PREPARE of this id has brought the task | payload |
 | RESULT | child | generation, id, busy_s, and result, or fault, or error {type, message} | payload |
+| BODY | child | the payload of the RESULT that said `body_later`: as a RESULT, whose result may name a file | payload |
 | HEARTBEAT | child | generation, state `loading`/`ready`/`busy`, id of the task in hand, rss_bytes | - |
 | SHUTDOWN | host | generation | - |
 """
@@ -40,8 +42,10 @@ class Message(str, Enum):  # noqa: UP042  (see below)
     """The types of a message. (`StrEnum` came with Python 3.11: the child may run on 3.10.)"""
 
     INIT = "INIT"
+    PREPARE = "PREPARE"
     TASK = "TASK"
     RESULT = "RESULT"
+    BODY = "BODY"
     HEARTBEAT = "HEARTBEAT"
     SHUTDOWN = "SHUTDOWN"
 

@@ -7,12 +7,14 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_worker.closing import close_within, end
+from stream_worker.committed import ask
 from stream_worker.settings import Kafka
 from stream_worker.status import GROUPS
 
@@ -95,12 +97,11 @@ class Offsets:
     ) -> Sample:
         committed: dict[str, dict[Source, int]] = {}
         for group, topics in GROUPS.items():
-            known = await admin.list_consumer_group_offsets(self._kafka.prefix + group)
-            committed[group] = {
-                source: known[where].offset if where in known else 0
-                for source, where in sources.items()
-                if source[0] in topics
-            }
+            name = self._kafka.prefix + group
+            send = partial(admin._send_request, node_id=await admin.find_coordinator(name))
+            due = {source: where for source, where in sources.items() if source[0] in topics}
+            known = await ask(send, name, list(due.values()))
+            committed[group] = {source: known[where].offset if where in known else 0 for source, where in due.items()}
         ends = await consumer.end_offsets(list(sources.values()))
         return Sample(
             began=round(began - self._started, 3),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ UPSTREAM = {"exact_savings": False, "compile": False}
 DEFAULTS = {"stage1_steps": 25, "stage2_steps": 25, "mesh": True}
 ROWS: dict[str, dict[str, Any]] = {
     "upstream": {"options": UPSTREAM, "args": ["--upstream-ply", "--objects", "3"]},
-    "ours": {"options": {}, "args": ["--objects", "10"], "voxels": [20_000, 5_000, 10_000]},
+    "ours": {"options": {}, "args": ["--objects", "10", "--kill"], "voxels": [20_000, 5_000, 10_000]},
     "upstream defaults": {"options": UPSTREAM | DEFAULTS, "args": ["--upstream-ply", "--objects", "2"]},
     "step cache": {"options": {"step_cache": 1}, "args": ["--objects", "4"]},
     "4 children": {"options": {}, "children": 4},
@@ -95,9 +96,12 @@ def said(children: Sequence[subprocess.Popen[str]], within: float) -> list[dict[
             found.append({"not measured": err.strip().splitlines()[-1][:300] if err.strip() else "it failed"})
             print(err[-1500:], flush=True)
             continue
-        lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-        notes = [line for line in err.splitlines() if "exact savings" in line or "uncompiled" in line]
-        found.append({**lines[0], "objects": lines[1:], "notes": notes})
+        lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"')]
+        objects = [line for line in lines if "voxels" in line]
+        said = [line for line in out.splitlines() if "exact savings deviate" in line or "uncompiled" in line]
+        notes = [re.search(r"(stage \d: exact savings[^=]*?|runs uncompiled.*?)(?=\s+model=|$)", line) for line in said]
+        killed = [line["killed"] for line in lines if "killed" in line]
+        found.append({**lines[0], "objects": objects, "notes": [note[0] for note in notes if note], "killed": killed})
     return found
 
 

@@ -130,16 +130,47 @@ class Echo:
         os.close(_child()._results_fd)
         time.sleep(3600)
 
-    def forge(self, header: dict[str, Any]) -> None:
+    def forge(self, headers: dict[str, Any] | list[dict[str, Any]]) -> None:
         child = _child()
         usual = {"type": "RESULT", "id": child._task_id, "generation": child._generation, "busy_s": 0.0}
-        write_frame(child._results_fd, {**usual, **header})
+        for header in headers if isinstance(headers, list) else [headers]:
+            write_frame(child._results_fd, {**usual, **header})
 
     def grow_mb(self, size: int) -> None:
         self.held.append(bytearray(b"x" * (size * 2**20)))
 
     def write_file(self, path: str) -> None:
         Path(path).write_bytes(b"x" * 20_000)
+
+
+class Prepares(Echo):
+    """Acts as well in a task's `prepare`, beside the task before; and makes its body later where a task has `later`."""
+
+    def prepare(self, task: dict[str, Any], payload: bytes) -> tuple[float, float, bytes]:
+        began = time.time()
+        for name, value in task.get("prepare", {}).items():
+            getattr(self, name)(value)
+        return began, time.time(), payload
+
+    def infer(self, task: dict[str, Any], prepared: Any) -> tuple[dict[str, Any], Any]:
+        began, ended, payload = prepared
+        later = task.get("later")
+        acts = {name: value for name, value in task.items() if name not in ("prepare", "later")}
+        answer, _ = super().infer(acts, payload)
+        answer |= {"prepared_from": began, "prepared_to": ended}
+        return answer, payload if later is None else lambda: self.made_later(later)
+
+    def made_later(self, acts: dict[str, Any]) -> Any:
+        self.left = b"made later"
+        for name, value in acts.items():
+            getattr(self, name)(value)
+        return self.left
+
+    def leave_text(self, _: Any) -> None:
+        self.left = "a body that is no bytes"  # type: ignore[assignment]
+
+    def leave_much(self, size: int) -> None:
+        self.left = b"x" * size
 
 
 class NeedsWeights(Echo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -96,11 +97,155 @@ async def test_a_large_answer_goes_by_shared_memory_and_leaves_nothing_there(mak
 
 async def test_an_answer_that_names_a_file_that_is_not_there_costs_its_child(make_host: MakeHost) -> None:
     async with make_host() as host:
-        said = {"result": {}, "body_file": "1", "body_bytes": 9}
+        answer = {"result": {}, "body_later": True}
+        body = {"type": "BODY", "result": {"body_file": "1", "body_bytes": 9}}
         with pytest.raises(TransientFault, match="can't be opened") as fault:
-            await host.infer({"forge": said})
+            await host.infer({"forge": [answer, body]})
         assert fault.value.reason is Reason.MODEL_CRASHED
         assert (await host.infer({"echo": 1})).generation == 2
+
+
+async def test_a_body_that_no_answer_has_spoken_of_costs_its_child(make_host: MakeHost) -> None:
+    async with make_host() as host:
+        for name in (1, 99, [1], None):
+            with pytest.raises(TransientFault, match="no answer has spoken of"):
+                await host.infer({"forge": {"type": "BODY", "id": name, "result": {}}, "sleep": 60})
+        assert (await host.infer({"echo": 1})).header["echo"] == 1
+
+
+async def test_a_body_that_is_made_later_keeps_nobody_waiting(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        slow = asyncio.create_task(host.infer({"later": {"sleep": 1.0}}))
+        await asyncio.sleep(0)  # it is the first to ask
+        next_one = await host.infer({"echo": 2})
+        assert not slow.done()
+        first = await slow
+        assert (first.payload, first.generation) == (b"made later", 1)
+        assert first.body_s >= 1.0
+        assert next_one.started_at < first.started_at + 0.5
+        assert next_one.body_s == 0.0
+
+
+async def test_a_large_body_without_room_in_shared_memory_comes_by_the_pipe(make_host: MakeHost) -> None:
+    before = _bodies()
+    async with make_host(model="Prepares") as host:
+        (folder,) = _bodies() - before
+        (folder / "1").mkdir()  # where the first body would lie
+        assert (await host.infer({"later": {"leave_much": 3 * LARGE_BYTES}})).payload == b"x" * 3 * LARGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ({"fault": ["bad_geometry", "no points"]}, "no points"),
+        ({"divide_by_zero": True}, "ZeroDivisionError"),
+        ({"leave_text": True}, "must be bytes"),
+    ],
+)
+async def test_a_body_that_fails_costs_its_own_task_alone(make_host: MakeHost, later: Any, said: str) -> None:
+    async with make_host(model="Prepares") as host:
+        failing, fine = host.infer({"later": later}), host.infer({"echo": 2})
+        fault, answer = await asyncio.gather(failing, fine, return_exceptions=True)
+        assert isinstance(fault, RecordFault)
+        assert said in str(fault)
+        assert not isinstance(answer, BaseException)
+        assert answer.generation == 1
+
+
+async def test_a_body_that_never_comes_is_waited_for_as_long_as_a_task(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        with pytest.raises(TransientFault) as fault:
+            await host.infer({"later": {"sleep": 60}}, timeout_s=1.0)
+        assert fault.value.reason is Reason.MODEL_TIMEOUT
+        assert (await host.infer({"echo": 1})).generation == 2
+
+
+async def test_a_child_that_dies_with_a_body_to_leave(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        with pytest.raises(TransientFault) as fault:
+            await host.infer({"later": {"crash": True}})
+        assert fault.value.reason is Reason.MODEL_CRASHED
+        assert (await host.infer({"echo": 1})).generation == 2
+
+
+async def test_a_child_that_is_recycled_leaves_its_last_body_first(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares", rss_limit_bytes=1) as host:
+        first = await host.infer({"later": {"sleep": 0.5}})
+        assert (first.payload, first.generation) == (b"made later", 1)
+        assert (await host.infer({"echo": 1})).generation == 2
+
+
+async def test_the_next_task_is_prepared_while_the_model_works(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        tasks = [host.infer({"echo": n, "sleep": 0.5}, bytes([n])) for n in range(4)]
+        answers = await asyncio.gather(*tasks)
+    assert [one.header["echo"] for one in answers] == list(range(4))
+    assert [one.payload for one in answers] == [bytes([n]) for n in range(4)]
+    for before, after in itertools.pairwise(answers):
+        assert after.header["prepared_to"] < before.started_at + before.busy_s < after.started_at + 0.1
+
+
+async def test_what_is_wrong_with_a_task_that_is_prepared_is_its_own_fault(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        tasks = [
+            host.infer({"echo": 1, "sleep": 0.3}),
+            host.infer({"prepare": {"fault": ["empty_mask", "nothing there"]}}),
+            host.infer({"echo": 3}),
+        ]
+        first, fault, third = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(fault, RecordFault)
+    assert fault.reason is Reason.EMPTY_MASK
+    assert not isinstance(first, BaseException)
+    assert not isinstance(third, BaseException)
+    assert (first.header["echo"], third.header["echo"], third.generation) == (1, 3, 1)
+
+
+async def test_a_prepared_task_that_nobody_wants_any_more_is_not_done(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        running = asyncio.create_task(host.infer({"sleep": 0.5}))
+        await _until(lambda: host.state is State.BUSY)
+        unwanted = asyncio.create_task(host.infer({"echo": "unwanted"}))
+        await asyncio.sleep(0.2)
+        unwanted.cancel()
+        last = asyncio.create_task(host.infer({"count_tasks": True}))
+        await running
+        assert (await last).header["count_tasks"] == 1
+
+
+async def test_a_child_that_dies_takes_nothing_prepared_with_it(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        doomed, prepared = host.infer({"sleep": 0.3, "crash": True}), host.infer({"echo": 2}, b"two")
+        fault, answer = await asyncio.gather(doomed, prepared, return_exceptions=True)
+        assert isinstance(fault, TransientFault)
+        assert not isinstance(answer, BaseException)
+        assert (answer.header["echo"], answer.payload, answer.generation) == (2, b"two", 2)
+
+
+async def test_a_task_that_kills_in_its_preparation_is_blamed_itself_at_its_next_try(make_host: MakeHost) -> None:
+    """The first death is laid on the task that was in hand. After it nothing is prepared beside another for a while."""
+    killer = {"prepare": {"crash": True}}
+    async with make_host(model="Prepares") as host:
+        for attempt in range(3):
+            innocent, guilty = await asyncio.gather(
+                host.infer({"sleep": 0.5}), host.infer(killer), return_exceptions=True
+            )
+            assert isinstance(guilty, TransientFault)
+            assert isinstance(innocent, TransientFault) == (attempt == 0)
+
+
+async def test_a_preparation_that_hangs_has_the_time_of_its_own_task(make_host: MakeHost) -> None:
+    async with make_host(model="Prepares") as host:
+        first, hung, last = await asyncio.gather(
+            host.infer({"echo": 1, "sleep": 0.3}),
+            host.infer({"prepare": {"sleep": 60}}, timeout_s=1.0),
+            host.infer({"echo": 3}),
+            return_exceptions=True,
+        )
+    assert isinstance(hung, TransientFault)
+    assert hung.reason is Reason.MODEL_TIMEOUT
+    assert not isinstance(first, BaseException)
+    assert not isinstance(last, BaseException)
+    assert (first.generation, last.generation) == (1, 2)
 
 
 async def test_tasks_queue_in_order_and_one_runs_at_a_time(make_host: MakeHost) -> None:

@@ -6,10 +6,10 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from stream_worker.models.protocol import ModelFault
 from stream_worker.models.sam3d import checkpoint, pipeline
 from stream_worker.models.sam3d.options import Options
 from stream_worker.models.sam3d.phases import Phases
+
+if TYPE_CHECKING:  # it needs torch, which may not be here
+    from stream_worker.models.sam3d.preprocessing import Ready
 
 VERSION = "cf06676"
 """The commit of upstream's that this was written against."""
@@ -34,9 +37,10 @@ class Sam3d:
     """SAM 3D Objects, one object at a time (upstream's pipeline is not re-entrant).
 
     Options: see `options.Options`. A task is `{"pixels": path of height x width x 3 RGB bytes, "width", "height"}`, its
-    payload the mask as `numpy.packbits` of the (height, width) rows. The answer has `gaussians` (how many), `pose`
-    (upstream's `rotation`, `translation` and `scale`), `times` (seconds a phase), `peak_gpu_bytes` and `voxels`; its
-    body is the PLY file. The service measures it: see `result`.
+    payload the mask as `numpy.packbits` of the (height, width) rows; `prepare` makes both ready while the object before
+    is in work. The answer has `gaussians` (how many), `pose` (upstream's `rotation`, `translation` and `scale`),
+    `times` (seconds a phase; `ahead_s` are those of `prepare`), `peak_gpu_bytes` and `voxels`; its body is the PLY
+    file, made while the next object is in work. The service measures it: see `result`.
 
     Faults in loading: `bad_options`, `weights_missing`, `weights_unpinned`, `weights_mismatch`, `weights_refused`,
     `import_failed`, `device_missing`. In a task: `empty_mask`, `mask_too_small`, `bad_mask`, `bad_pointmap`.
@@ -57,6 +61,7 @@ class Sam3d:
         self._speedups = import_module("stream_worker.models.sam3d.speedups").Speedups(self._pipeline, self._options)
         if self._options.pointmap == "pinhole":
             pipeline.know_the_camera(self._torch)
+        self._preprocessing = import_module("stream_worker.models.sam3d.preprocessing").Preprocessing(self._pipeline)
         self._phases = Phases(self._pipeline, self._synchronize)
         loaded = time.perf_counter()
         print(f"verified in {verified - began:.1f} s, loaded in {loaded - verified:.1f} s", file=sys.stderr)
@@ -86,42 +91,50 @@ class Sam3d:
         for _ in range(self._options.warm_up_runs):
             self._run_made_up()
 
-    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+    def prepare(self, task: dict[str, Any], payload: bytes) -> Ready:
+        """The photo and its mask, ready for the GPU."""
         width, height = int(task["width"]), int(task["height"])
         photo = np.memmap(task["pixels"], np.uint8, "r", shape=(height, width, 3))
-        mask = unpacked(payload, width, height)
+        return self._ready(photo, unpacked(payload, width, height))
+
+    def infer(self, task: dict[str, Any], ready: Ready) -> tuple[dict[str, Any], bytes | Callable[[], bytes]]:
         self._phases.start()
         self._reset_peak()
-        output = self._run(photo, mask)
-        with self._phases.of("write"):
+        output = self._run(ready)
+        with self._phases.of("decode"):
             table = self._table(output["gaussian"][0])
-            ply = gaussians.table_to_ply(table)
         answer = {
             "gaussians": len(table),
             "pose": {name: _array(output[name]).reshape(-1).tolist() for name in ("rotation", "translation", "scale")},
-            "times": self._phases.times(),
+            "times": self._phases.times() | {"ahead_s": round(ready.seconds, 4)},
             "voxels": len(output["coords"]),
             "peak_gpu_bytes": self._peak(),
         }
         mesh = output.get("glb")
         if mesh is None:
-            return answer, ply
+            return answer, lambda: gaussians.table_to_ply(table)
         glb: bytes = mesh.export(file_type="glb")  # a mesh of trimesh
-        return answer | {"glb_bytes": len(glb)}, ply + glb
+        return answer | {"glb_bytes": len(glb)}, lambda: gaussians.table_to_ply(table) + glb
 
     # ------------------------------------------------------------------ upstream's call
 
-    def _run(self, photo: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
-        options = self._options
+    def _ready(self, photo: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Ready:
         height, width = mask.shape
         plane = None
-        if options.pointmap == "pinhole":
+        if self._options.pointmap == "pinhole":
             # Upstream turns its own depth network's points into PyTorch3D's frame, but not those that it is given.
             points = pointmap.to_pytorch3d(pointmap.pointmap(width, height))
             plane = self._torch.from_numpy(points)
-        with self._torch.inference_mode(False), self._torch.no_grad(), _known_faults():
+        image = np.dstack((photo, np.where(mask, np.uint8(255), np.uint8(0))))
+        with _known_faults():
+            ready: Ready = self._preprocessing.ready(image, plane)
+        return ready
+
+    def _run(self, ready: Ready) -> dict[str, Any]:
+        options, given = self._options, self._preprocessing.given(ready)
+        with self._torch.inference_mode(False), self._torch.no_grad(), given, _known_faults():
             output: dict[str, Any] = self._pipeline.run(
-                np.dstack((photo, np.where(mask, np.uint8(255), np.uint8(0)))),
+                ready.image,
                 None,
                 options.seed,
                 stage1_only=False,
@@ -131,7 +144,7 @@ class Sam3d:
                 use_vertex_color=not options.texture_baking,
                 stage1_inference_steps=options.stage1_steps,
                 stage2_inference_steps=options.stage2_steps,
-                pointmap=plane,
+                pointmap=ready.pointmap,
                 decode_formats=options.formats,
             )
         return output
@@ -142,7 +155,7 @@ class Sam3d:
         mask = np.zeros((518, 518), np.bool_)
         mask[129:389, 129:389] = True
         try:
-            self._run(noise, mask)
+            self._run(self._ready(noise, mask))
         except ModelFault as fault:
             print(f"the made-up object: {fault.message}", file=sys.stderr)
 

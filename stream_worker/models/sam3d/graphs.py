@@ -56,6 +56,7 @@ class Graphed:
                     self._function(*args)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Another thread may prepare the next object meanwhile: what it does is no part of the recording.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._outputs = self._function(*args)
         self._graph = graph

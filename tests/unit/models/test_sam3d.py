@@ -90,8 +90,9 @@ def ask(tmp_path: Path) -> Asked:
         with path.open("wb") as file:
             file.truncate(width * height * 3)
         task = {"pixels": str(path), "width": width, "height": height}
-        answer, ply = model.infer(task, masks.packed(masks.encode(mask)))
-        ply, glb = parts(answer, ply)
+        answer, body = model.infer(task, model.prepare(task, masks.packed(masks.encode(mask))))
+        assert callable(body)
+        ply, glb = parts(answer, body())
         return answer | measured(answer, ply, Sam3dSettings()) | {"glb": glb}, ply
 
     return asked
@@ -249,7 +250,7 @@ def test_each_phase_has_its_time(options: dict[str, Any], ask: Asked) -> None:
         f"{phase}_s"
         for phase in (
             *("pointmap", "preprocess", "condition", "stage1", "stage2"),
-            *("decode", "postprocess", "write"),
+            *("decode", "postprocess", "ahead"),
         )
     }
     assert header["voxels"] == 500
@@ -394,7 +395,7 @@ def test_a_mask_that_shows_nothing(pixels: int, code: str, options: dict[str, An
 def test_a_mask_of_another_photo(options: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "pixels").write_bytes(bytes(WIDTH * HEIGHT * 3))
     with pytest.raises(ModelFault) as told:
-        loaded(options).infer({"pixels": str(tmp_path / "pixels"), "width": WIDTH, "height": HEIGHT}, b"\xff")
+        loaded(options).prepare({"pixels": str(tmp_path / "pixels"), "width": WIDTH, "height": HEIGHT}, b"\xff")
     assert told.value.code == "bad_mask"
 
 

@@ -69,6 +69,8 @@ class InferencePipelinePointMap:
         assert os.environ["LIDRA_SKIP_INIT"] == "true"
         self.workspace_dir = workspace_dir
         self.depth_model = depth_model
+        self.device = torch.device(device)
+        self.ss_preprocessor, self.slat_preprocessor = object(), object()
         for name in (ss_generator_ckpt_path, slat_generator_ckpt_path, ss_decoder_ckpt_path, slat_decoder_gs_ckpt_path):
             self._read(name)
         torch.manual_seed(0)
@@ -100,7 +102,7 @@ class InferencePipelinePointMap:
             raise ValueError("all points are NaN")
         return {"pointmap": pointmap.permute(2, 0, 1)}
 
-    def preprocess_image(self, image, preprocessor=None, pointmap=None):
+    def preprocess_image(self, image, preprocessor, pointmap=None):
         assert image.ndim == 3
         assert image.shape[-1] == 4
         assert image.dtype == np.uint8
@@ -158,8 +160,8 @@ class InferencePipelinePointMap:
     ):
         CALLS.append({name: value for name, value in locals().items() if name != "self"})
         points = self.compute_pointmap(image, pointmap)["pointmap"]
-        ss_input_dict = self.preprocess_image(image, None, pointmap=points)
-        slat_input_dict = self.preprocess_image(image)
+        ss_input_dict = self.preprocess_image(image, self.ss_preprocessor, pointmap=points)
+        slat_input_dict = self.preprocess_image(image, self.slat_preprocessor)
         if seed is not None:
             torch.manual_seed(seed)
         outputs = self.sample_sparse_structure(ss_input_dict, inference_steps=stage1_inference_steps)
