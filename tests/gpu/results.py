@@ -30,7 +30,9 @@ def page(found: dict[str, Any], flops: str) -> str:
         "forced; flash attention is PyTorch's. Made by `python -m tests.gpu.measure`, [upstream.py](upstream.py) says "
         "what it needs. Medians, in seconds; each row a process of its own.",
         "",
-        "The Gaussians' file of upstream's rows is written by upstream's `save_ply`, that of ours by our writer.",
+        "Upstream's rows: an object's parts one after the other, as its code does them, and its file by its `save_ply`. "
+        "Ours: from one object to the next of a backlog, in the service's own host (`models/host.py`) with its child: "
+        "pre-processing and file (by our writer, into shared memory) run beside the objects before and after.",
         "",
         "| | voxels | pre-processing | conditioning | stage 1 | stage 2 | decoding | file | object | peak GB |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -41,7 +43,7 @@ def page(found: dict[str, Any], flops: str) -> str:
             lines.append(f"| {said} | | not measured: {row['not measured']} | | | | | | | |")
             continue
         lines += [_line(said, one) for one in row["objects"]]
-    lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_savings(rows)]
+    lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_host(rows), "", *_savings(rows)]
     if flops:
         lines += [
             "",
@@ -58,18 +60,24 @@ def page(found: dict[str, Any], flops: str) -> str:
 NOT_MEASURED = (
     "Not measured: real weights (gated; what the step cache does to shapes is therefore not known here), MoGe (its "
     "weights can't be had here), GLB, texture baking and mesh post-processing (their packages were not on this "
-    "machine), a child killed in stage 2 on a GPU (on a CPU: tests/faults/test_model_child.py), the service's share "
-    "with Kafka beside a GPU.",
+    "machine), Kafka and the store beside a GPU (with a model that waits: `python -m tests.benchmarks.gpu_idle`).",
 )
 
 
 def whole_s(one: dict[str, Any]) -> float:
-    """From the point map to the written file."""
-    return sum(one[f"{phase}_s"] for phase in PHASES) + one.get("upstream_ply_s", one["write_s"])
+    """An object's time: of upstream's code all of its parts, of ours from one to the next."""
+    if "upstream_ply_s" not in one:
+        return float(one["period_s"])
+    return in_turn_s(one) + float(one["ahead_s"]) + float(one["upstream_ply_s"])
+
+
+def in_turn_s(one: dict[str, Any]) -> float:
+    """The parts that keep the GPU."""
+    return sum(float(one[f"{phase}_s"]) for phase in PHASES)
 
 
 def _line(said: str, one: dict[str, Any]) -> str:
-    before = one["pointmap_s"] + one["preprocess_s"]
+    before = one["ahead_s"] + one["pointmap_s"] + one["preprocess_s"]
     cells = (
         before,
         *(one[f"{phase}_s"] for phase in PHASES[2:]),
@@ -96,7 +104,7 @@ def _ratios(rows: dict[str, Any]) -> Iterable[str]:
     one = rows.get("upstream", {}).get("objects", [None])[0]
     if one is not None:
         theirs = whole_s(one) - one["upstream_ply_s"] + one["write_s"]
-        yield f"- With our writer in both, the sampling alone gains {theirs / ours:.1f} times."
+        yield f"- With our writer in both, the rest gains {theirs / ours:.1f} times."
     cached = of("step cache")
     if cached is not None:
         yield f"- The step cache gains {ours / cached:.2f} times on top."
@@ -112,9 +120,25 @@ def _whole_gpu(rows: dict[str, Any]) -> Iterable[str]:
             continue
         each = [child["objects"][0] for child in row["children"]]
         rate = sum(one["objects"] / one["seconds"] for one in each)
-        alone = statistics.median(one["object_s"] for one in each)
+        alone = statistics.median(one["period_s"] for one in each)
         line = f"- {name} on one GPU: an object every {1 / rate:.2f} s ({alone:.2f} s each)"
         yield line + (f", **{whole_s(base) * rate:.1f} times** upstream at the guide's settings." if base else ".")
+
+
+def _host(rows: dict[str, Any]) -> Iterable[str]:
+    row = rows.get("ours", {})
+    for one in row.get("objects", [])[:1]:
+        gap = one["period_s"] - in_turn_s(one)
+        yield (
+            f"Between two objects of the backlog the GPU's turn is nobody's for {1000 * gap:.0f} ms, "
+            f"{gap / one['period_s']:.1%} of an object's time: what host, child and adapter add."
+        )
+    for killed in row.get("killed", []):
+        yield ""
+        yield (
+            f"A child killed in stage 2: `{killed['said']}`. The next object began {killed['next_object_after_s']:.1f} s "
+            f"later in child {killed['generation']}, which took {killed['loaded_in_s']:.1f} s to load and warm up."
+        )
 
 
 def _savings(rows: dict[str, Any]) -> Iterable[str]:
