@@ -122,6 +122,8 @@ class Lane:
         self._lost = 0
         self._log = log.bind(lane=number)
         consumer.pause(*self._topics)
+        for source in self._topics:
+            consumer.seek(source, 0)  # any position will do until the gate opens: aiokafka shall not look for one
         self._task = asyncio.create_task(self._run(), name=f"lane-{number}")
 
     # ------------------------------------------------------------------ what the runner calls

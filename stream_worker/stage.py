@@ -11,11 +11,11 @@ import contextlib
 import faulthandler
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaConnectionError, KafkaError, RecordTooLargeError
+from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError, RecordTooLargeError
 
 from stream_worker import telemetry, topics
 from stream_worker.attempts import Attempts
@@ -35,6 +35,8 @@ FETCH_WAIT_MS = 100
 """A fetch under way delays the first fetch of a lane that has just been opened by this much, at most."""
 ROOM_S = 1.0
 """Without room for a record: when to look again, if nobody says that there is some. Less than any poll interval."""
+OUT_OF_RANGE_S = 0.3
+"""Before a node is asked again that has no record at a position. Other lanes are polled as seldom meanwhile."""
 STOP_S = 15.0
 LEAVE_S = 3.0
 
@@ -117,7 +119,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             group_instance_id=self._instance,
             isolation_level="read_committed",
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # see `_out_of_range`
             # Several input topics of a lane must come together: ranges of equal topics are equal.
             partition_assignment_strategy=[RangePartitionAssignor],
             session_timeout_ms=kafka.session_timeout_ms,
@@ -180,11 +182,38 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         """What an error of a poll means."""
         if error is None:
             return
+        if isinstance(error, OffsetOutOfRangeError):
+            await self._out_of_range(error.args[0])
+            return
         if isinstance(error, RecordTooLargeError) or not isinstance(error, KafkaError):
             self._end(FatalError(f"polling failed: {type(error).__name__}: {error}"))
             return
         log.warning("polling failed", error=f"{type(error).__name__}: {error}")
         await asyncio.sleep(1.0)  # the broker's answer was an error: don't ask in a tight loop
+
+    async def _out_of_range(self, positions: Mapping[TopicPartition, int]) -> None:
+        """A node says that it has no such positions.
+
+        One that was stopped, or cut off, believes for a while that it leads still, and its log ends before what was
+        committed meanwhile. To go back to the beginning, as aiokafka would, is to do all of the topic again. Only
+        where a log begins later, its oldest records having been deleted, is there nothing but to go on there.
+        """
+        await asyncio.sleep(OUT_OF_RANGE_S)
+        positions = {source: offset for source, offset in positions.items() if source in self._consumer.assignment()}
+        self._consumer._client.force_metadata_update()
+        begins: Mapping[TopicPartition, int] = {}
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
+                begins = await self._consumer.beginning_offsets(positions)
+        for source, offset in positions.items():
+            if source not in self._consumer.assignment():
+                continue
+            place = {"topic": self._logical[source.topic], "partition": source.partition, "offset": offset}
+            if offset < begins.get(source, 0):
+                log.error("records were deleted before they were done", **place, goes_on_at=begins[source])
+                self._consumer.seek(source, begins[source])
+            else:
+                log.warning("a node does not have this position yet, or not any more: asking again", **place)
 
     def _hand_over(self, source: TopicPartition, records: list[ConsumerRecord]) -> None:
         lane = self._lanes.get(source.partition)

@@ -15,7 +15,7 @@ class Forced(Sam3d):
     """Options besides the adapter's: `folder` for the checkpoint, `forced_voxels` to warm up with.
 
     A task names its `voxels`. With `upstream_ply` the answer has the seconds that upstream's own writer takes, and with
-    `stage2_begins` that file is made when stage 2 begins.
+    `stage2_begins` that file is made when stage 2 begins. With `in_turn` everything is done in the GPU's turn.
     """
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -34,11 +34,16 @@ class Forced(Sam3d):
         self._pipeline.sample_slat = told
         return info
 
+    def prepare(self, task: dict[str, Any], payload: bytes) -> Any:
+        return payload if task.get("in_turn") else super().prepare(task, payload)
+
     def infer(self, task: dict[str, Any], ready: Any) -> tuple[dict[str, Any], Any]:
         if task["voxels"] != self._voxels:
             self._force(task["voxels"])
         self._begins = task.get("stage2_begins")
-        answer, body = super().infer(task, ready)
+        answer, body = super().infer(task, super().prepare(task, ready) if task.get("in_turn") else ready)
+        if task.get("in_turn"):
+            body = body()
         if task.get("upstream_ply"):
             answer["upstream_ply_s"] = self._upstream_ply()
         return answer, body

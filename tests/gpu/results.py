@@ -30,7 +30,7 @@ def page(found: dict[str, Any], flops: str) -> str:
         "forced; flash attention is PyTorch's. Made by `python -m tests.gpu.measure`, [upstream.py](upstream.py) says "
         "what it needs. Medians, in seconds; each row a process of its own.",
         "",
-        "Upstream's rows: an object's parts one after the other, as its code does them, and its file by its `save_ply`. "
+        "Upstream's rows: an object's parts one after the other, as its code does them, its file by its `save_ply`. "
         "Ours: from one object to the next of a backlog, in the service's own host (`models/host.py`) with its child: "
         "pre-processing and file (by our writer, into shared memory) run beside the objects before and after.",
         "",
@@ -136,8 +136,8 @@ def _host(rows: dict[str, Any]) -> Iterable[str]:
     for killed in row.get("killed", []):
         yield ""
         yield (
-            f"A child killed in stage 2: `{killed['said']}`. The next object began {killed['next_object_after_s']:.1f} s "
-            f"later in child {killed['generation']}, which took {killed['loaded_in_s']:.1f} s to load and warm up."
+            f"A child killed in stage 2: `{killed['said']}`. The next object began {killed['next_object_after_s']:.1f} "
+            f"s later in child {killed['generation']}, which took {killed['loaded_in_s']:.1f} s to load and warm up."
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stream_worker.geometry import gaussians, pointmap
 from stream_worker.models.protocol import ModelFault
 from stream_worker.models.sam3d import checkpoint, pipeline
+from stream_worker.models.sam3d.lull import HANDOVER_S, Lull
 from stream_worker.models.sam3d.options import Options
 from stream_worker.models.sam3d.phases import Phases
 
@@ -63,6 +64,7 @@ class Sam3d:
             pipeline.know_the_camera(self._torch)
         self._preprocessing = import_module("stream_worker.models.sam3d.preprocessing").Preprocessing(self._pipeline)
         self._phases = Phases(self._pipeline, self._synchronize)
+        self._lull = Lull(self._pipeline)
         loaded = time.perf_counter()
         print(f"verified in {verified - began:.1f} s, loaded in {loaded - verified:.1f} s", file=sys.stderr)
         self._info: dict[str, Any] = {
@@ -95,14 +97,22 @@ class Sam3d:
         """The photo and its mask, ready for the GPU."""
         width, height = int(task["width"]), int(task["height"])
         photo = np.memmap(task["pixels"], np.uint8, "r", shape=(height, width, 3))
+        self._lull.wait()
         return self._ready(photo, unpacked(payload, width, height))
 
     def infer(self, task: dict[str, Any], ready: Ready) -> tuple[dict[str, Any], bytes | Callable[[], bytes]]:
-        self._phases.start()
-        self._reset_peak()
-        output = self._run(ready)
-        with self._phases.of("decode"):
-            table = self._table(output["gaussian"][0])
+        with self._lull.at_work():
+            self._phases.start()
+            self._reset_peak()
+            output = self._run(ready)
+            with self._phases.of("decode"):
+                table = self._table(output["gaussian"][0])
+
+        def body() -> bytes:
+            self._lull.wait(HANDOVER_S)
+            return gaussians.table_to_ply(table) + glb
+
+        glb = b"" if output.get("glb") is None else output["glb"].export(file_type="glb")  # a mesh of trimesh
         answer = {
             "gaussians": len(table),
             "pose": {name: _array(output[name]).reshape(-1).tolist() for name in ("rotation", "translation", "scale")},
@@ -110,11 +120,7 @@ class Sam3d:
             "voxels": len(output["coords"]),
             "peak_gpu_bytes": self._peak(),
         }
-        mesh = output.get("glb")
-        if mesh is None:
-            return answer, lambda: gaussians.table_to_ply(table)
-        glb: bytes = mesh.export(file_type="glb")  # a mesh of trimesh
-        return answer | {"glb_bytes": len(glb)}, lambda: gaussians.table_to_ply(table) + glb
+        return answer | ({"glb_bytes": len(glb)} if glb else {}), body
 
     # ------------------------------------------------------------------ upstream's call
 
