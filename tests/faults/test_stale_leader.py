@@ -1,17 +1,13 @@
-"""A node that was stopped comes back and believes that it leads still: its end of a log is not taken for the end.
-
-Neither by a restore, nor by a lane whose position lies behind that end.
-"""
+"""A node that was stopped comes back and believes that it leads still: its end of a log is not taken for the end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_worker import topics
@@ -19,16 +15,10 @@ from stream_worker.aggregator import changelog
 from stream_worker.aggregator.join import Change
 from stream_worker.errors import OutageError
 from stream_worker.events import JoinStateEvent
-from stream_worker.records import Received
-from stream_worker.settings import Kafka, Settings
-from tests.integration.test_stage import Echo
 from tests.servers.kafka_cluster import KafkaCluster
-from tests.staging import running
 from tests.unit.aggregator.examples import result
 
 TOPIC, LANE = topics.CHANGELOG, 0
-SETTLED_S = 3.0
-"""What was worked on has been committed by then."""
 STALE_S = 25.0
 """Long enough for a restore that trusts the stale leader, though it may ask the silent nodes first."""
 
@@ -91,80 +81,3 @@ async def test_a_state_is_not_restored_from_a_leader_that_was_stopped_and_does_n
         await asyncio.wait_for(restoring, 120)
     found = [piece.result for piece in pieces if isinstance(piece, JoinStateEvent)]
     assert sorted(one.index for one in found if one is not None) == [0, 1]
-
-
-class Seen:
-    """The offsets of what a stage was given, in order."""
-
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-
-    async def note(self, record: Received) -> None:
-        self.offsets.append(record.offset)
-
-
-async def send(servers: str, topic: str, count: int) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all", request_timeout_ms=10_000)
-    await producer.start()
-    try:
-        for number in range(count):
-            await producer.send_and_wait(topic, b"value", str(number).encode(), partition=LANE)
-    finally:
-        await producer.stop()
-
-
-@pytest.mark.timeout(240)
-async def test_a_lane_does_not_begin_again_where_a_leader_that_was_stopped_has_no_such_position(tmp_path: Path) -> None:
-    async with KafkaCluster(tmp_path) as cluster:
-        kafka = Kafka(
-            bootstrap_servers=cluster.bootstrap_servers,
-            partitions=1,
-            replication_factor=3,
-            request_timeout_ms=5_000,
-            transaction_timeout_ms=10_000,
-        )
-        settings = Settings(kafka=kafka)
-        await topics.create(kafka)
-        await cluster.whole()
-        await send(cluster.bootstrap_servers, topics.IMAGES, 5)
-        seen = Seen()
-        async with running(Echo(seen.note), settings) as stage:
-            await until(lambda: set(seen.offsets) == set(range(5)))
-            await asyncio.sleep(SETTLED_S)
-            former = await cluster.leader_of(topics.IMAGES, LANE)
-            others = [node for node in cluster.nodes if node is not former]
-            former.pause()
-            async with asyncio.timeout(60):
-                while await cluster.leader_of(topics.IMAGES, LANE) is former:  # noqa: ASYNC110  # no event for it
-                    await asyncio.sleep(0.2)
-            await send(",".join(f"127.0.0.1:{node.port}" for node in others), topics.IMAGES, 5)
-            await until(lambda: set(seen.offsets) == set(range(10)))
-            await asyncio.sleep(SETTLED_S)
-            before = len(seen.offsets)
-            # Only the former leader answers now, and says that it leads.
-            for node in others:
-                node.pause()
-            former.resume()
-            try:
-                client = stage._consumer._client
-                async with asyncio.timeout(30):
-                    leader = None
-                    while leader != former.number:
-                        client.force_metadata_update()
-                        await asyncio.sleep(0.5)
-                        leader = client.cluster.leader_for_partition(TopicPartition(topics.IMAGES, LANE))
-                await asyncio.sleep(3.0)
-            finally:
-                for node in others:
-                    node.resume()
-            await cluster.whole()
-            await send(cluster.bootstrap_servers, topics.IMAGES, 1)
-            await until(lambda: 10 in seen.offsets)
-            await asyncio.sleep(SETTLED_S)
-    assert set(seen.offsets[before:]) == {10}
-
-
-async def until(condition: Callable[[], bool], within_s: float = 90.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110  # nothing tells
-            await asyncio.sleep(0.05)

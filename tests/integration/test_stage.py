@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
@@ -20,7 +22,7 @@ from stream_worker.lane import limit
 from stream_worker.records import Output, Received
 from stream_worker.settings import Kafka, Settings
 from stream_worker.settings import Stage as StageSettings
-from stream_worker.stage import Stage
+from stream_worker.stage import OUT_OF_RANGE_S, Stage
 from stream_worker.transaction import ProducerLostError, TransactionalProducer
 from tests.staging import running
 
@@ -166,6 +168,45 @@ async def test_a_restart_goes_on_where_the_offsets_are(settings: Settings) -> No
     async with running(Echo(), settings):
         got = await read(settings, topics.COMPLETED, 31)
     assert Counter(record.value for record in got) == Counter([*values_of(30), b"later"])
+
+
+async def test_a_position_that_a_node_does_not_have_is_no_reason_to_begin_again(settings: Settings) -> None:
+    """So answers a node that was stopped, and does not know what was committed since: its log ends before that."""
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+    seen: list[int] = []
+
+    async def noted(record: Received) -> None:
+        seen.append(record.offset)
+
+    await send_to_first(settings, values_of(4))
+    async with running(Echo(noted), settings) as stage:
+        await read(settings, topics.COMPLETED, 4)
+        stage._consumer.seek(source, 6)
+        await asyncio.sleep(2 * OUT_OF_RANGE_S + 1)  # asked, and asked again
+        await send_to_first(settings, [b"4", b"5", b"6"])
+        async with asyncio.timeout(30):
+            while 6 not in seen:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+    assert seen == [0, 1, 2, 3, 6]
+
+
+async def test_records_that_were_deleted_before_they_were_done_are_said_and_passed_over(settings: Settings) -> None:
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+    await send_to_first(settings, values_of(2))
+    async with running(Echo(), settings):
+        await read(settings, topics.COMPLETED, 2)
+    await send_to_first(settings, values_of(8)[2:])
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    await admin.start()
+    await admin.delete_records({source: RecordsToDelete(before_offset=6)})
+    await admin.close()
+    with structlog.testing.capture_logs() as logs:
+        async with running(Echo(), settings):
+            got = await read(settings, topics.COMPLETED, 4)
+    assert Counter(record.value for record in got) == Counter(values_of(8)[number] for number in (0, 1, 6, 7))
+    (said,) = [line for line in logs if line["event"] == "records were deleted before they were done"]
+    assert (said["topic"], said["partition"], said["offset"], said["goes_on_at"]) == ("images", 0, 2, 6)
 
 
 async def test_order_within_a_lane_is_kept_though_attempts_overlap(settings: Settings) -> None:
