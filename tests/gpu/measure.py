@@ -28,6 +28,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "2 children": {"options": {}, "children": 2},
     "upstream compiled": {"options": UPSTREAM | {"compile": True}, "args": ["--objects", "3"]},
 }
+NOTE = re.compile(r"(stage \d: exact savings[^=]*?|runs uncompiled.*?)(?='?\s+model=|'?$)")
+"""What the child said of itself, in a line of the host's log."""
 SECONDS = 15
 """That several children work beside each other for."""
 
@@ -99,7 +101,7 @@ def said(children: Sequence[subprocess.Popen[str]], within: float) -> list[dict[
         lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"')]
         objects = [line for line in lines if "voxels" in line]
         said = [line for line in out.splitlines() if "exact savings deviate" in line or "uncompiled" in line]
-        notes = [re.search(r"(stage \d: exact savings[^=]*?|runs uncompiled.*?)(?=\s+model=|$)", line) for line in said]
+        notes = [NOTE.search(line) for line in said]
         killed = [line["killed"] for line in lines if "killed" in line]
         found.append({**lines[0], "objects": objects, "notes": [note[0] for note in notes if note], "killed": killed})
     return found

@@ -1,4 +1,7 @@
-"""The page of what was found: `python -m tests.gpu.results FOUND.json [FLOPS.txt] > tests/gpu/RESULTS.md`."""
+"""The page of what was found: `python -m tests.gpu.results FLOPS.txt FOUND.json [OTHER_RUN.json...] > RESULTS.md`.
+
+Only what was found in one run is compared: hosts of the same kind of GPU differ by a third.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ SAID = {
 }
 
 
-def page(found: dict[str, Any], flops: str) -> str:
+def page(found: dict[str, Any], flops: str, others: Iterable[dict[str, Any]] = ()) -> str:
     machine, rows = found["machine"], found["rows"]
     lines = [
         "# SAM 3D Objects on a GPU",
@@ -44,6 +47,13 @@ def page(found: dict[str, Any], flops: str) -> str:
             continue
         lines += [_line(said, one) for one in row["objects"]]
     lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_host(rows), "", *_savings(rows)]
+    for other in others:
+        lines += [
+            "",
+            f"Another run, {other['machine']['date']}, {other['machine']['gpu']}, with a host of another speed:",
+            "",
+        ]
+        lines += [*_ratios(other["rows"]), *_whole_gpu(other["rows"]), "", *_host(other["rows"])]
     if flops:
         lines += [
             "",
@@ -60,24 +70,21 @@ def page(found: dict[str, Any], flops: str) -> str:
 NOT_MEASURED = (
     "Not measured: real weights (gated; what the step cache does to shapes is therefore not known here), MoGe (its "
     "weights can't be had here), GLB, texture baking and mesh post-processing (their packages were not on this "
-    "machine), Kafka and the store beside a GPU (with a model that waits: `python -m tests.benchmarks.gpu_idle`).",
+    "machine), upstream's own writer in the row with torch.compile, Kafka and the store beside a GPU (with a model "
+    "that waits: `python -m tests.benchmarks.gpu_idle`).",
 )
 
 
 def whole_s(one: dict[str, Any]) -> float:
     """An object's time: of upstream's code all of its parts, of ours from one to the next."""
-    if "upstream_ply_s" not in one:
+    if "period_s" in one and "upstream_ply_s" not in one:
         return float(one["period_s"])
-    return in_turn_s(one) + float(one["ahead_s"]) + float(one["upstream_ply_s"])
-
-
-def in_turn_s(one: dict[str, Any]) -> float:
-    """The parts that keep the GPU."""
-    return sum(float(one[f"{phase}_s"]) for phase in PHASES)
+    parts = sum(float(one[f"{phase}_s"]) for phase in PHASES) + float(one.get("ahead_s", 0.0))
+    return parts + float(one.get("upstream_ply_s", one["write_s"]))
 
 
 def _line(said: str, one: dict[str, Any]) -> str:
-    before = one["ahead_s"] + one["pointmap_s"] + one["preprocess_s"]
+    before = one.get("ahead_s", 0.0) + one["pointmap_s"] + one["preprocess_s"]
     cells = (
         before,
         *(one[f"{phase}_s"] for phase in PHASES[2:]),
@@ -96,7 +103,11 @@ def _ratios(rows: dict[str, Any]) -> Iterable[str]:
     ours = of("ours")
     if ours is None:
         return
-    for name, said in (("upstream", "upstream at the guide's settings"), ("upstream defaults", "upstream's defaults")):
+    for name, said in (
+        ("upstream", "upstream at the guide's settings"),
+        ("upstream compiled", "the same with torch.compile and our writer, pre-processing and file beside"),
+        ("upstream defaults", "upstream's defaults"),
+    ):
         theirs = of(name)
         if theirs is not None:
             gain = f"**{theirs / ours:.1f} times**"
@@ -105,6 +116,10 @@ def _ratios(rows: dict[str, Any]) -> Iterable[str]:
     if one is not None:
         theirs = whole_s(one) - one["upstream_ply_s"] + one["write_s"]
         yield f"- With our writer in both, the rest gains {theirs / ours:.1f} times."
+        compiled = rows.get("upstream compiled", {}).get("objects", [None])[0]
+        if compiled is not None:
+            theirs = whole_s({**compiled, "upstream_ply_s": one["upstream_ply_s"]})
+            yield f"- With torch.compile, and upstream's writer as above, {theirs:.2f} s: {theirs / ours:.1f} times."
     cached = of("step cache")
     if cached is not None:
         yield f"- The step cache gains {ours / cached:.2f} times on top."
@@ -120,19 +135,23 @@ def _whole_gpu(rows: dict[str, Any]) -> Iterable[str]:
             continue
         each = [child["objects"][0] for child in row["children"]]
         rate = sum(one["objects"] / one["seconds"] for one in each)
-        alone = statistics.median(one["period_s"] for one in each)
+        alone = statistics.median(one.get("period_s", one.get("object_s")) for one in each)
         line = f"- {name} on one GPU: an object every {1 / rate:.2f} s ({alone:.2f} s each)"
-        yield line + (f", **{whole_s(base) * rate:.1f} times** upstream at the guide's settings." if base else ".")
+        line += f", **{whole_s(base) * rate:.1f} times** upstream at the guide's settings" if base else ""
+        if base and (compiled := rows.get("upstream compiled", {}).get("objects")):
+            theirs = whole_s({**compiled[0], "upstream_ply_s": base["upstream_ply_s"]})
+            line += f", {theirs * rate:.1f} times with torch.compile and upstream's writer"
+        yield line + "."
 
 
 def _host(rows: dict[str, Any]) -> Iterable[str]:
     row = rows.get("ours", {})
     for one in row.get("objects", [])[:1]:
-        gap = one["period_s"] - in_turn_s(one)
-        yield (
-            f"Between two objects of the backlog the GPU's turn is nobody's for {1000 * gap:.0f} ms, "
-            f"{gap / one['period_s']:.1%} of an object's time: what host, child and adapter add."
-        )
+        if "period_s" not in one:
+            continue
+        gap = one["period_s"] - one["busy_s"]
+        share = gap / one["period_s"]
+        yield f"From one object of the backlog to the next: {1000 * gap:.0f} ms, {share:.1%} of an object's time."
     for killed in row.get("killed", []):
         yield ""
         yield (
@@ -150,5 +169,5 @@ def _savings(rows: dict[str, Any]) -> Iterable[str]:
 
 
 if __name__ == "__main__":
-    text = Path(sys.argv[2]).read_text().strip() if len(sys.argv) > 2 else ""
-    print(page(json.loads(Path(sys.argv[1]).read_text()), text), end="")
+    runs = [json.loads(Path(name).read_text()) for name in sys.argv[2:]]
+    print(page(runs[0], Path(sys.argv[1]).read_text().strip(), runs[1:]), end="")

@@ -125,6 +125,30 @@ GUARDS = (
         ("tests/faults/test_stale_leader.py",),
     ),
     Guard(
+        "the error of a whole answer about offsets",
+        "a node that is not the coordinator any more must not seem to say that nothing was ever committed",
+        (Cut("stream_worker/committed.py", "    if code:\n", "    if False:\n"),),
+        ("tests/unit/test_committed.py",),
+    ),
+    Guard(
+        "the proof of the coordinator",
+        "one that was stopped, and does not know that it is none any more, would take a lane back",
+        (
+            Cut(
+                TRANSACTION,
+                "        await producer.abort_transaction()\n        return found\n",
+                "        return believed\n",
+            ),
+        ),
+        ("tests/faults/test_stale_coordinator.py",),
+    ),
+    Guard(
+        "the doubt about positions that a node does not have",
+        "one that was stopped, and leads no more, must not send a lane back to the beginning of its topic",
+        (Cut("stream_worker/stage.py", 'auto_offset_reset="none"', 'auto_offset_reset="earliest"'),),
+        (f"{STAGE_TESTS}::test_a_position_that_a_node_does_not_have_is_no_reason_to_begin_again",),
+    ),
+    Guard(
         "the barriers around a lane that was away",
         "what is kept of it is not true any more where another owner has had it",
         (Cut("stream_worker/aggregator/kept.py", " if barrier == self._seals.get(lane, barrier) + 1 else None", ""),),
