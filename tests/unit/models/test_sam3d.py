@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stream_worker.geometry import gaussians, masks, pointmap, rotations
 from stream_worker.models.protocol import ModelFault
 from stream_worker.models.results import reconstructed
 from stream_worker.models.sam3d.adapter import LEAST_PX, Sam3d
+from stream_worker.models.sam3d.lull import Lull
 from stream_worker.models.sam3d.phases import Phases
 from stream_worker.models.sam3d.result import measured, parts
 from stream_worker.models.sam3d.steps import computed
@@ -242,6 +244,73 @@ def test_a_photo_of_twelve_megapixels(options: dict[str, Any], ask: Asked) -> No
     header, _ = ask(loaded(options), mask)
     u, v = pointmap.Pinhole.of(4000, 3000).pixels(np.array(header["oriented_box"]["center"]))
     assert (float(u), float(v)) == pytest.approx((3449.5, 1499.5), abs=2)
+
+
+@pytest.mark.parametrize(("way", "ahead"), [("pinhole", 3), ("moge", 0)])
+def test_what_is_made_ready_is_not_made_again(
+    way: str, ahead: int, options: dict[str, Any], upstream: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """MoGe makes its point map on the GPU: nothing is done before the object's turn."""
+    made: list[str] = []
+
+    def counted(name: str) -> None:
+        method = getattr(upstream.InferencePipelinePointMap, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made.append(name)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(upstream.InferencePipelinePointMap, name, call)
+
+    counted("compute_pointmap")
+    counted("preprocess_image")
+    model = loaded(options | {"pointmap": way})
+    made.clear()
+    (tmp_path / "pixels").write_bytes(bytes(WIDTH * HEIGHT * 3))
+    task = {"pixels": str(tmp_path / "pixels"), "width": WIDTH, "height": HEIGHT}
+    ready = model.prepare(task, np.packbits(np.ones((HEIGHT, WIDTH), bool)).tobytes())
+    assert len(made) == ahead
+    model.infer(task, ready)
+    assert made == ["compute_pointmap", "preprocess_image", "preprocess_image"]
+
+
+def test_the_hosts_work_waits_for_stage_1() -> None:
+    class Pipeline:
+        def get_condition_input(self) -> None:
+            seen["conditioning"] = waits()
+
+        def sample_sparse_structure(self) -> None:
+            self.get_condition_input()
+            seen["stage 1"] = waits()
+
+    def waits() -> bool:
+        waiting = threading.Thread(target=lull.wait)
+        waiting.start()
+        waiting.join(0.1)
+        threads.append(waiting)
+        return waiting.is_alive()
+
+    threads: list[threading.Thread] = []
+    seen: dict[str, bool] = {}
+    pipeline = Pipeline()
+    lull = Lull(pipeline)
+    seen["before"] = waits()
+    with lull.at_work():
+        seen["at work"] = waits()
+        pipeline.sample_sparse_structure()
+        pipeline.get_condition_input()
+        seen["stage 2"] = waits()
+    seen["after"] = waits()
+    for thread in threads:
+        thread.join(10)
+    assert seen == {
+        "before": False,
+        "at work": True,
+        "conditioning": True,
+        "stage 1": False,
+        "stage 2": True,
+        "after": False,
+    }
 
 
 def test_each_phase_has_its_time(options: dict[str, Any], ask: Asked) -> None:
