@@ -199,14 +199,14 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         where a log begins later, its oldest records having been deleted, is there nothing but to go on there.
         """
         await asyncio.sleep(OUT_OF_RANGE_S)
-        positions = {source: offset for source, offset in positions.items() if source in self._consumer.assignment()}
         self._consumer._client.force_metadata_update()
         begins: Mapping[TopicPartition, int] = {}
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
                 begins = await self._consumer.beginning_offsets(positions)
         for source, offset in positions.items():
-            if source not in self._consumer.assignment():
+            # Its lane may have gone meanwhile, or have begun anew from where it has committed: that stays.
+            if source not in self._consumer.assignment() or await self._consumer.position(source) != offset:
                 continue
             place = {"topic": self._logical[source.topic], "partition": source.partition, "offset": offset}
             if offset < begins.get(source, 0):
