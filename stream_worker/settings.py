@@ -85,6 +85,12 @@ class ModelProcess(Section):
     load_timeout_s: float = Field(300.0, gt=0, description="loading and warming up, at most")
     task_timeout_s: float = Field(120.0, gt=0, description="one photo or object in the model, at most")
     memory_limit_mb: int | None = Field(None, ge=64, description="the process is recycled above this RSS")
+    gpu_memory_mb: int | None = Field(
+        None,
+        ge=256,
+        description="GPU memory the process may take, CUDA's context aside; unset: what there is, or with several of a "
+        "model on a card, which `up` starts, an equal share",
+    )
 
 
 class Detector(ModelProcess):
@@ -131,7 +137,7 @@ class Sam3d(Section):
     )
     stage1_steps: int = Field(15, ge=1, le=200, description="of the structure (upstream: 25; 15 moved volumes 1.3 %)")
     stage2_steps: int = Field(8, ge=1, le=200, description="of the latents (upstream's code: 25, its yaml: 12)")
-    mesh: bool = Field(False, description="decode a mesh too, and make its GLB: a third more time")
+    mesh: bool = Field(False, description="decode a mesh too (20 GB more at its peak), and make its GLB")
     mesh_postprocess: bool = Field(False, description="simplify and fill the mesh: 20 to 40 s")
     texture_baking: bool = Field(False, description="bake a texture for the GLB: 30 to 60 s")
     layout_postprocess: bool = Field(

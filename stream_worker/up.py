@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,15 @@ READY_S = 60.0
 """Beyond the models' own load limits: joining the groups."""
 
 
-SAM3D_MB = 16_000
-"""GPU memory that one SAM 3D Objects needs, its context included: 11.8 GB at its peak (tests/gpu/RESULTS.md)."""
+SAM3D_MB, SAM3D_MESH_MB = 16_000, 36_000
+"""GPU memory that one SAM 3D Objects needs, its context included, without and with meshes: 11.9 and 32.1 GB at its peak
+(tests/gpu/RESULTS.md)."""
+CONTEXT_MB = 1_000
+"""Of each process on a card, beside its model's budget: CUDA's context and its kernels."""
+DETECTOR_MB = 3_000
+"""Left to each detector beside reconstructors that share a card."""
+LEAST_SHARE_MB = 1_000
+"""With less none would work anyway: then they are left to fight for it."""
 MOST_A_CARD = 4
 """That many shared a GPU best where it was measured; a fifth would only wait."""
 CORES_EACH = 3
@@ -100,10 +107,11 @@ def plan(settings: Settings, cards: list[Card], cores: int | None = None) -> lis
     """Which workers to start: a detector and a reconstructor per GPU, or as many as `up` says, and aggregators.
 
     Of SAM 3D Objects several share a card, as many as its memory and the `cores` (of this host, unless given) allow.
+    Reconstructors that share one each have an equal part of its memory, so that none starves another.
     Workers take the cards in turn; no cards means CPU. Where `metrics.port` is set, the workers' own ports count on
     from it, in the order of this plan.
     """
-    each = 1 if settings.reconstructor.model != SAM3D else _sharing(cards, cores or os.cpu_count() or 1)
+    each = 1 if settings.reconstructor.model != SAM3D else _sharing(settings, cards, cores or os.cpu_count() or 1)
     counts = {
         "detector": max(1, len(cards)) if settings.up.detectors is None else settings.up.detectors,
         "reconstructor": (
@@ -112,11 +120,12 @@ def plan(settings: Settings, cards: list[Card], cores: int | None = None) -> lis
         "aggregator": settings.up.aggregators,
     }
     commands = {"detector": "detect", "reconstructor": "reconstruct", "aggregator": "aggregate"}
+    share = _share(settings, cards, counts)
     workers = [
         Worker(
             name=f"{group}-{number}",
             command=[commands[group], "--name", f"{group}-{number}"],
-            env={"CUDA_VISIBLE_DEVICES": cards[number % len(cards)].uuid} if cards and group != "aggregator" else {},
+            env=_on_a_card(cards[number % len(cards)], group, share) if cards and group != "aggregator" else {},
         )
         for group, count in counts.items()
         for number in range(count)
@@ -129,11 +138,32 @@ def plan(settings: Settings, cards: list[Card], cores: int | None = None) -> lis
     ]
 
 
-def _sharing(cards: list[Card], cores: int) -> int:
+def _on_a_card(card: Card, group: str, share: int | None) -> dict[str, str]:
+    env = {"CUDA_VISIBLE_DEVICES": card.uuid}
+    if group == "reconstructor" and share is not None:
+        env[f"{ENV_PREFIX}RECONSTRUCTOR__GPU_MEMORY_MB"] = str(share)
+    return env
+
+
+def _share(settings: Settings, cards: list[Card], counts: Mapping[str, int]) -> int | None:
+    """MiB of a card for each of the reconstructors on it; None where it is one's own, or a setting says it."""
+    if not cards or settings.reconstructor.gpu_memory_mb is not None:
+        return None
+    reconstructors, detectors = (-(-counts[group] // len(cards)) for group in ("reconstructor", "detector"))
+    if reconstructors < 2:
+        return None
+    part = (min(card.memory_mb for card in cards) - detectors * DETECTOR_MB) // reconstructors - CONTEXT_MB
+    return part if part >= LEAST_SHARE_MB else None
+
+
+def _sharing(settings: Settings, cards: list[Card], cores: int) -> int:
     """How many SAM 3D Objects a card takes, the smallest of them to go by."""
     if not cards:
         return 1
-    by_memory = min(card.memory_mb for card in cards) // SAM3D_MB
+    budget = settings.reconstructor.gpu_memory_mb
+    needed = SAM3D_MESH_MB if settings.sam3d.mesh else SAM3D_MB
+    one = needed if budget is None else budget + CONTEXT_MB
+    by_memory = min(card.memory_mb for card in cards) // one
     return max(1, min(MOST_A_CARD, by_memory, cores // (CORES_EACH * len(cards))))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, cast
 
 from stream_worker.events import DetectionEvent, JoinedImage, ReconstructionEvent
 
@@ -14,6 +15,9 @@ MAX_WAIT = timedelta(days=7)
 IMAGE_BYTES, OBJECT_BYTES, RESULT_BYTES = 1000, 120, 130
 """What keeping an image costs beside the bytes of its events, the same for every object that its manifest names, and
 for every result. Measured with tracemalloc on 3,000 images (Python 3.12): 885 to 950, 115 and 116 to 120 bytes."""
+
+_NO_RESULTS = cast("dict[str, bytes]", MappingProxyType({}))
+"""Of every image that is done with: two dictionaries less for each. Whoever would put something in is told so."""
 
 
 @dataclass(slots=True)
@@ -84,7 +88,7 @@ class Image:
     def drop_bodies(self) -> None:
         """Let the manifest and all results go."""
         self.manifest = self.expected = None
-        self.reconstructed, self.failed = {}, {}
+        self.reconstructed = self.failed = _NO_RESULTS
         self.size = IMAGE_BYTES
 
     # ------------------------------------------------------------------ its piece of the changelog

@@ -47,6 +47,7 @@ floor whose results came and whose manifest never does (a damaged record, which 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ class Join:
         if isinstance(piece, JoinFloorEvent):
             self._floor = piece.deadline_at
             return
-        key = piece.image_id, piece.run
+        key = _key(piece)
         if piece.image is not None:
             self._images[key] = Image.of(piece.image)
         if (result := piece.result) is not None:
@@ -148,7 +149,7 @@ class Join:
 
     def manifest(self, event: DetectionEvent, now: datetime) -> Step:
         """The detector has said what is in an image."""
-        key = event.image_id, event.run
+        key = _key(event)
         image = self._images.get(key) or Image(now, event.deadline_at)
         if image.expected is not None or image.final:
             return Step()
@@ -164,7 +165,7 @@ class Join:
 
     def result(self, event: ReconstructionEvent, now: datetime) -> Step:
         """An object was reconstructed, or could not be."""
-        key = event.image_id, event.run
+        key = _key(event)
         image = self._images.get(key)
         first = image is None
         if image is None:
@@ -291,6 +292,10 @@ class Join:
         if image.revision > 0 or image.expected is not None:
             return False
         return image.stray or image.first_seen_at >= image.ends_at() + self._grace
+
+
+def _key(event: DetectionEvent | ReconstructionEvent | JoinStateEvent) -> Key:
+    return event.image_id, sys.intern(event.run)  # one string for the thousands of images of a run
 
 
 def _is_news(image: Image, event: ReconstructionEvent) -> bool:

@@ -10,7 +10,10 @@ from typing import Any
 
 from stream_worker.errors import Reason, RecordFault, TransientFault
 
-TRANSIENT_CODES = frozenset({"cuda_oom", "out_of_space"})
+CUDA_OOM = "cuda_oom"
+"""The child's code for a GPU whose memory, or the process's share of it, was not enough."""
+
+TRANSIENT_CODES = frozenset({CUDA_OOM, "out_of_space"})
 """Faults that are not the record's: another moment or another GPU may do."""
 
 NOT_FINITE = "not_finite"
@@ -42,6 +45,10 @@ class Answer:
     poisoned: bool
     """After this error every later task in the same process would fail as well."""
     busy_s: float
+
+    @property
+    def out_of_gpu_memory(self) -> bool:
+        return self.fault is not None and self.fault[0] == CUDA_OOM
 
     def raise_failure(self, default: Reason, reasons: Mapping[str, Reason] = MappingProxyType({})) -> None:
         """Nothing, if the task was done.

@@ -23,13 +23,13 @@ import structlog
 
 from stream_worker import metrics
 from stream_worker.errors import Exit, Ours, OutageError, Reason, TransientFault, UserError
-from stream_worker.models.answer import Answer, read_answer, read_loaded
+from stream_worker.models.answer import CUDA_OOM, Answer, read_answer, read_loaded
 from stream_worker.models.process import ChildGoneError, ModelProcess, Said
 from stream_worker.models.protocol import ModelFault, ProtocolError
 
 _log = structlog.get_logger(__name__)
 
-_OURS = frozenset({"load_failed", "load_timeout", "load_crashed", "cuda_oom"})
+_OURS = frozenset({"load_failed", "load_timeout", "load_crashed", CUDA_OOM})
 """Why a start failed, where no person has misnamed anything."""
 
 ALONE = 10
@@ -127,7 +127,8 @@ class ModelHost:
         env: variables set on top of what `environment.child_environment` passes on.
         load_timeout_s: from the spawn until the model is loaded and warm.
         task_timeout_s: one task in the model, unless the call names another.
-        rss_limit_bytes: above this much resident memory after a task, the child is recycled.
+        rss_limit_bytes: above this much resident memory after a task, the child is recycled. (So it is after an error
+            after which no task could succeed, and where GPU memory was not enough, unless for its first task.)
         limits: see `child.confine`.
         fault_reason: of a record at which the model fails with a code that is no `Reason`...
         reasons: ... unless this says another for the code.
@@ -275,7 +276,7 @@ class ModelHost:
                 answer = await self._understood(process, said)
             self._failures = 0
             self._alone = max(0, self._alone - 1)
-            self._recycle_if_needed(process, poisoned=answer.poisoned)
+            self._recycle_if_needed(process, answer)
             answer.raise_failure(self.fault_reason, self.reasons)
         # The child has its next task meanwhile.
         body, body_s = said[1], 0.0
@@ -347,13 +348,18 @@ class ModelHost:
             raise ChildGoneError("it sent what is no answer, and was killed")
         return answer
 
-    def _recycle_if_needed(self, process: ModelProcess, *, poisoned: bool) -> None:
+    def _recycle_if_needed(self, process: ModelProcess, answer: Answer) -> None:
         rss = process.rss_bytes()
-        creeps = self.rss_limit_bytes is not None and rss > self.rss_limit_bytes
-        if not (poisoned or creeps):
+        if answer.poisoned:
+            why = "no later task could succeed"
+        elif answer.out_of_gpu_memory and process.tasks > 1:  # a fresh one holds nothing that it could give back
+            why = "out of GPU memory"
+        elif self.rss_limit_bytes is not None and rss > self.rss_limit_bytes:
+            why = "above its memory limit"
+        else:
             return
         self.counters.recycles += 1
-        _log.warning("model recycled", model=self.name, pid=process.pid, rss_bytes=rss, poisoned=poisoned)
+        _log.warning("model recycled", model=self.name, pid=process.pid, rss_bytes=rss, why=why)
         process.retired = True
         self._keep(asyncio.create_task(process.stop(self.stop_grace_s)))
 
@@ -456,7 +462,7 @@ class ModelHost:
         if self._stopped:
             return
         metrics.MODEL_ENDS.labels(self.name, _cause(process)).inc()
-        if not (process.retired or process.worked):
+        if not (process.retired or process.tasks):
             self._failed()
         self._start_soon()
 

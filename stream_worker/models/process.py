@@ -93,8 +93,8 @@ class ModelProcess:
         self.pid = process.pid
         self.hung = False
         self.retired = False
-        self.worked = False
-        """Whether it was given a task: then its death is more likely a record's doing than a broken start's."""
+        self.tasks = 0
+        """How many it was given. With any, its death is more likely a record's doing than a broken start's."""
         self.prepares = False
         """Whether its model prepares a task while it works on another: set by who has read its INIT."""
         self.heartbeat: dict[str, Any] = {}
@@ -213,7 +213,7 @@ class ModelProcess:
         """
         answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
         self._pending = (task_id, answer)
-        self.worked = True
+        self.tasks += 1
         what = {"prepared": True} if task is None else {"task": task}
         try:
             await self._send({"type": Message.TASK, "id": task_id, **what}, payload)

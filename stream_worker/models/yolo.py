@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from stream_worker.geometry.letterbox import Letterbox
 from stream_worker.geometry.prototypes import encode_crop, full_resolution_mask
+from stream_worker.models.gpu_memory import keep_within
 from stream_worker.models.protocol import ModelFault
 
 PADDING = 114  # the grey that ultralytics letterboxes with, in training as well
@@ -31,7 +32,7 @@ class Yolo:
 
     Options: `weights` (path of a .pt), `weights_sha256` (or None), `classes` (names, or None for all),
     `confidence`, `iou`, `agnostic_nms`, `max_objects`, `image_size` (pixels, a multiple of 32), `min_box_px`,
-    `device` (auto, cpu, cuda, cuda:N), `threads`.
+    `device` (auto, cpu, cuda, cuda:N), `threads`, `gpu_memory_mb` (MiB, or None).
 
     A task is `{"pixels": path of height x width x 3 RGB bytes, "width", "height", "classes": [...] | None}`;
     its classes, where given, stand in place of the option's. The answer has `objects`, each with `label`,
@@ -51,6 +52,7 @@ class Yolo:
         self._options = options
         self._size = int(options["image_size"])
         self._device = _device(str(options["device"]), torch.cuda.is_available())
+        keep_within(torch, options.get("gpu_memory_mb"))
         ultralytics.settings.update({"sync": False})
         model = _open(path, ultralytics)
         self._names: dict[int, str] = dict(model.names)

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.faults.commits import Commits, moved_at
 from tests.faults.faults import KILL, KILL_MODEL, OF_NODES, OF_WORKERS, Hit
 from tests.faults.memory import Life
 from tests.faults.offsets import Sample, Source
@@ -56,12 +57,12 @@ class Resumed:
 
 
 def resumed(
-    hits: Sequence[Hit], samples: Sequence[Sample], visible: Visible, stumbles: Sequence[Hit] = ()
+    hits: Sequence[Hit], samples: Sequence[Sample], commits: Commits, visible: Visible, stumbles: Sequence[Hit] = ()
 ) -> list[Resumed]:
     """Of every kill of a worker whose group had work: when all of the group's partitions with work had moved again.
 
-    Work and position are those of the first look that began after the kill; a partition has moved when a later look
-    shows a higher committed offset. So the figure is an upper bound, by up to two intervals of the looks.
+    Work and position are those of the first look that began after the kill: what the killed one had committed still is
+    no resumption. A partition has moved when more than that was committed.
     """
     found = []
     for hit in hits:
@@ -74,7 +75,7 @@ def resumed(
         due = {source: first.committed[group][source] for source, some in lag(first, visible, group).items() if some}
         if not due:
             continue
-        moved = [_moved(later[1:], group, source, position) for source, position in due.items()]
+        moved = [moved_at(commits, group, source, position) for source, position in due.items()]
         last = max((at for at in moved if at is not None), default=hit.at)
         finished = all(at is not None for at in moved)
         until = last if finished else later[-1].ended
@@ -88,10 +89,6 @@ def resumed(
             )
         )
     return found
-
-
-def _moved(later: Iterable[Sample], group: str, source: Source, position: int) -> float | None:
-    return next((one.ended for one in later if one.committed[group][source] > position), None)
 
 
 def _disturbs(other: Hit, hit: Hit, until: float) -> bool:

@@ -26,6 +26,7 @@ from stream_worker.publish import Publisher
 from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Stage, Up
 from stream_worker.status import measure
 from stream_worker.up import running
+from tests.faults.commits import Commits, committed
 from tests.faults.faults import FAULTS, Hit, Service, send
 from tests.faults.memory import Life, Memory
 from tests.faults.offsets import Offsets, Sample, Source, visible
@@ -64,6 +65,7 @@ class Outcome:
     troubles: Sequence[str]
     """Tracks of faults that broke off: the harness's own trouble, or a cluster that did not become whole again."""
     samples: Sequence[Sample]
+    commits: Commits
     visible: Mapping[Source, Sequence[int]]
     lives: Sequence[Life]
     starts: Mapping[str, int]
@@ -147,6 +149,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
             await fresh.to_the_end(READ_S)
         report = await audit(settings, drained=True)
         seen = await visible(settings.kafka, READ_S)
+        commits = await committed(settings.kafka, began, READ_S)
         (folder / "memory.json").write_text(json.dumps([asdict(life) for life in memory.lives]))
         return Outcome(
             seed=seed,
@@ -161,6 +164,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
             over=max([published, *(hit.until for hit in service.hits)]),
             troubles=service.troubles,
             samples=offsets.samples,
+            commits=commits,
             visible=seen,
             lives=memory.lives,
             starts={worker.name: worker.starts for worker in up.supervisor.workers},

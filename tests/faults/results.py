@@ -59,10 +59,10 @@ def page(states: Sequence[State]) -> str:
             "## Figures",
             f"Lag 0 (at most {DRAINED_S:.0f} s): from the end of the last fault, or of publishing where that is later.",
             f"A killed worker's partitions resume (at most {RESUMED_S:.0f} s): from the kill until the committed",
-            "offset of every partition in which the group had work has moved, seen once a",
-            "second; an upper bound by up to two seconds. *Alone*: no other fault of the group (a worker, a model that",
-            "was killed, or that poison crashed or hung) or of a broker node was going on, or just over. *Beside*:",
-            "there was; shown, not judged.",
+            "offset of every partition in which the group had work has moved, by the clock of the group's coordinator",
+            "(`tests/faults/commits.py`). *Alone*: no other fault of the group (a worker, a model that was killed, or",
+            "that poison crashed or hung) or of a broker node was going on, or just over. *Beside*: there was; shown,",
+            "not judged.",
             f"Memory (at most x {GROWTH:.2f}): the median of the last quarter of a process's life over that of the",
             "second, for every process that lived two minutes; `-0` of each group is never hit: it lives all the time.",
             "",
@@ -80,7 +80,7 @@ def page(states: Sequence[State]) -> str:
             "- Memory of model processes that poison or kills end within two minutes of their start, and the brokers'.",
             "- Faults of the object store (a folder here) and of the network between clients and nodes: they have",
             "  tests of their own, `tests/faults/test_*.py`.",
-            "- A resumption while no node answers: the sampler is blind then, too (see the widest gap).",
+            "- Which partitions have work is seen once a second, and not while no node answers (see the widest gap).",
             "",
         ]
     )

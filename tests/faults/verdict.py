@@ -44,7 +44,7 @@ def judged(run: Run) -> Verdict:
         *_audited(run),
     ]
     drained = drained_s(run.samples, run.visible, run.over)
-    stood = resumed(run.hits, run.samples, run.visible, run.stumbles)
+    stood = resumed(run.hits, run.samples, run.commits, run.visible, run.stumbles)
     grown = growth(run.lives)
     kills = sum(hit.kind == KILL for hit in run.hits)
     missed = [*_late(drained, stood), *_grown(grown), *run.troubles]

@@ -10,19 +10,24 @@ from typing import Any
 from stream_worker.models.sam3d.adapter import Sam3d
 from tests.gpu import upstream
 
+VOXELS = 20_000
+"""Where nobody names another number."""
+
 
 class Forced(Sam3d):
-    """Options besides the adapter's: `folder` for the checkpoint, `forced_voxels` to warm up with.
+    """Makes the checkpoint that its option names. An option besides the adapter's: `forced_voxels` to warm up with.
 
     A task names its `voxels`. With `upstream_ply` the answer has the seconds that upstream's own writer takes, and with
-    `stage2_begins` that file is made when stage 2 begins. With `in_turn` everything is done in the GPU's turn.
+    `stage2_begins` that file is made when stage 2 begins. With `in_turn` everything is done in the GPU's turn, and with
+    `take_gb` so much of the GPU's memory is asked for first. The answer has the `span` of the work, and a line of the
+    log says `worked <from> <to> <seconds of the model's own phases>`, both of the wall clock.
     """
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
-        own = ("folder", "forced_voxels")
-        rest = {name: value for name, value in options.items() if name not in own}
-        info = super().load(upstream.prepared(Path(options["folder"]) / "hf", **rest))
-        self._force(options["forced_voxels"])
+        rest = {name: value for name, value in options.items() if name not in ("checkpoint", "sha256sums")}
+        voxels = int(rest.pop("forced_voxels", VOXELS))
+        info = super().load(upstream.prepared(Path(options["checkpoint"]), **rest))
+        self._force(voxels)
         self._begins: str | None = None
         stage2 = self._pipeline.sample_slat
 
@@ -38,14 +43,20 @@ class Forced(Sam3d):
         return payload if task.get("in_turn") else super().prepare(task, payload)
 
     def infer(self, task: dict[str, Any], ready: Any) -> tuple[dict[str, Any], Any]:
-        if task["voxels"] != self._voxels:
-            self._force(task["voxels"])
+        began = time.time()
+        if (voxels := task.get("voxels", self._voxels)) != self._voxels:
+            self._force(voxels)
+        if "take_gb" in task:
+            self._torch.empty(int(task["take_gb"] * 1e9), dtype=self._torch.uint8, device="cuda")
         self._begins = task.get("stage2_begins")
         answer, body = super().infer(task, super().prepare(task, ready) if task.get("in_turn") else ready)
         if task.get("in_turn"):
             body = body()
         if task.get("upstream_ply"):
             answer["upstream_ply_s"] = self._upstream_ply()
+        own = sum(seconds for phase, seconds in answer["times"].items() if phase != "ahead_s")
+        answer["span"] = began, time.time()
+        print("worked {:.6f} {:.6f} {:.6f}".format(*answer["span"], own), flush=True)
         return answer, body
 
     def _table(self, found: Any) -> Any:

@@ -24,6 +24,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ours": {"options": {}, "args": ["--objects", "10", "--kill"], "voxels": [20_000, 5_000, 10_000]},
     "upstream defaults": {"options": UPSTREAM | DEFAULTS, "args": ["--upstream-ply", "--objects", "2"]},
     "step cache": {"options": {"step_cache": 1}, "args": ["--objects", "4"]},
+    "all formats": {"options": {"mesh": True}, "args": ["--objects", "4"]},
     "4 children": {"options": {}, "children": 4},
     "2 children": {"options": {}, "children": 2},
     "upstream compiled": {"options": UPSTREAM | {"compile": True}, "args": ["--objects", "3"]},

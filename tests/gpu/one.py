@@ -36,7 +36,7 @@ def host_of(folder: Path, voxels: int, options: dict[str, Any]) -> ModelHost:
     return ModelHost(
         name="sam3d",
         model="tests.gpu.forced:Forced",
-        options=options | {"folder": str(folder), "forced_voxels": voxels},
+        options=options | {"checkpoint": str(folder / "hf"), "forced_voxels": voxels},
         env={"PYTHONPATH": os.getcwd(), **named, **compute_limits(threads=4, device="auto")},
         load_timeout_s=600,
         task_timeout_s=120,
@@ -98,6 +98,7 @@ async def measured(host: ModelHost, folder: Path, voxels: int, args: argparse.Na
     found.sort(key=lambda one: one.started_at)
     periods = [after.started_at - before.started_at for before, after in itertools.pairwise(found)]
     times = [one.header["times"] for one in found]
+    spans = [one.header["span"] for one in found]
     result = {
         "voxels": found[0].header["voxels"],
         "asked_voxels": voxels,
@@ -108,6 +109,11 @@ async def measured(host: ModelHost, folder: Path, voxels: int, args: argparse.Na
         "longest_s": max(periods),
         "busy_s": statistics.median(one.busy_s for one in found),
         "write_s": statistics.median(one.body_s for one in found),
+        "span_s": statistics.median(ended - began for began, ended in spans),
+        "to_next_task_s": statistics.median(
+            after.started_at - before.header["span"][1] for before, after in itertools.pairwise(found)
+        ),
+        "to_work_s": statistics.median(one.header["span"][0] - one.started_at for one in found),
         "peak_gb": max(one.header["peak_gpu_bytes"] for one in found) / 1e9,
         **{phase: statistics.median(row.get(phase, 0.0) for row in times) for phase in times[0]},
     }

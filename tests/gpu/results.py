@@ -19,6 +19,7 @@ SAID = {
     "upstream defaults": "upstream's code and its defaults (25/25 steps, Gaussians and mesh, no GLB made)",
     "ours": "ours: the guide's settings, exact savings, CUDA graphs, our writer",
     "step cache": "ours with `step_cache = 1`",
+    "all formats": "ours with `mesh = true`: Gaussians and mesh, no GLB made",
 }
 
 
@@ -48,9 +49,13 @@ def page(found: dict[str, Any], flops: str, others: Iterable[dict[str, Any]] = (
         lines += [_line(said, one) for one in row["objects"]]
     lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_host(rows), "", *_savings(rows)]
     for other in others:
+        if "service" in other:
+            lines += ["", *_service(other)]
+            continue
+        before = f", {other['note']}" if "note" in other else ""
         lines += [
             "",
-            f"Another run, {other['machine']['date']}, {other['machine']['gpu']}, with a host of another speed:",
+            f"Another run, {other['machine']['date']}, {other['machine']['gpu']}, a host of another speed{before}:",
             "",
         ]
         lines += [*_ratios(other["rows"]), *_whole_gpu(other["rows"]), "", *_host(other["rows"])]
@@ -70,8 +75,7 @@ def page(found: dict[str, Any], flops: str, others: Iterable[dict[str, Any]] = (
 NOT_MEASURED = (
     "Not measured: real weights (gated; what the step cache does to shapes is therefore not known here), MoGe (its "
     "weights can't be had here), GLB, texture baking and mesh post-processing (their packages were not on this "
-    "machine), upstream's own writer in the row with torch.compile, Kafka and the store beside a GPU (with a model "
-    "that waits: `python -m tests.benchmarks.gpu_idle`).",
+    "machine), upstream's own writer in the row with torch.compile.",
 )
 
 
@@ -137,7 +141,7 @@ def _whole_gpu(rows: dict[str, Any]) -> Iterable[str]:
         rate = sum(one["objects"] / one["seconds"] for one in each)
         alone = statistics.median(one.get("period_s", one.get("object_s")) for one in each)
         line = f"- {name} on one GPU: an object every {1 / rate:.2f} s ({alone:.2f} s each)"
-        line += f", **{whole_s(base) * rate:.1f} times** upstream at the guide's settings" if base else ""
+        line += f", **{whole_s(base) * rate:.2f} times** upstream at the guide's settings" if base else ""
         if base and (compiled := rows.get("upstream compiled", {}).get("objects")):
             theirs = whole_s({**compiled[0], "upstream_ply_s": base["upstream_ply_s"]})
             line += f", {theirs * rate:.1f} times with torch.compile and upstream's writer"
@@ -151,13 +155,37 @@ def _host(rows: dict[str, Any]) -> Iterable[str]:
             continue
         gap = one["period_s"] - one["busy_s"]
         share = gap / one["period_s"]
-        yield f"From one object of the backlog to the next: {1000 * gap:.0f} ms, {share:.1%} of an object's time."
+        own = sum(float(one[f"{phase}_s"]) for phase in PHASES)
+        yield (
+            f"From one object of the backlog to the next: {1000 * gap:.0f} ms, {share:.1%} of an object's time. With "
+            f"what the adapter does beside the model's own phases, {one['period_s'] / own - 1:.1%} of theirs."
+        )
     for killed in row.get("killed", []):
         yield ""
         yield (
             f"A child killed in stage 2: `{killed['said']}`. The next object began {killed['next_object_after_s']:.1f} "
             f"s later in child {killed['generation']}, which took {killed['loaded_in_s']:.1f} s to load and warm up."
         )
+
+
+def _service(found: dict[str, Any]) -> Iterable[str]:
+    machine, one = found["machine"], found["service"]
+    beyond = one["period_s"] - one["own_s"]
+    yield (
+        f"The whole service, {machine['gpu']}, {machine['date']} (`python -m tests.gpu.service`): a worker of the "
+        f"reconstructor group on a private Kafka and a store, a backlog of {one['objects']} objects of {one['voxels']} "
+        "voxels, each on a photo of its own. Medians:"
+    )
+    yield ""
+    yield f"- an object takes {one['period_s']:.3f} s from its begin to the next one's;"
+    yield (
+        f"- the model's own phases take {one['own_s']:.3f} s of it: adapter and service add "
+        f"**{beyond / one['own_s']:.1%}**;"
+    )
+    yield (
+        f"- between two objects the model waits {1000 * one['gap_s']:.1f} ms ({1000 * one['least_gap_s']:.1f} to "
+        f"{1000 * one['most_gap_s']:.1f} ms): the GPU is idle for **{one['idle_share']:.1%}** of an object's time."
+    )
 
 
 def _savings(rows: dict[str, Any]) -> Iterable[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_worker.errors import TransientFault
 from stream_worker.models.sam3d.speedups import TOLERANCE
 from tests.gpu import one, upstream
 from tests.gpu.forced import Forced
@@ -18,6 +19,8 @@ WHY = upstream.missing()
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900), pytest.mark.skipif(WHY is not None, reason=str(WHY))]
 
 VOXELS = 10_000
+BUDGET_MB = 16_000
+"""Room for the model and its largest objects, and not for another one."""
 
 Reconstruct = Callable[[], tuple[dict[str, Any], bytes]]
 
@@ -25,7 +28,7 @@ Reconstruct = Callable[[], tuple[dict[str, Any], bytes]]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Forced:
     made = Forced()
-    info = made.load({"folder": str(tmp_path_factory.mktemp("sam3d")), "forced_voxels": VOXELS})
+    info = made.load({"checkpoint": str(tmp_path_factory.mktemp("sam3d") / "hf"), "forced_voxels": VOXELS})
     made.warm_up()
     assert info["exact_savings"] is True
     return made
@@ -72,3 +75,13 @@ async def test_a_child_that_is_killed_in_stage_2_is_replaced(tmp_path: Path) -> 
     assert "SIGKILL" in found["said"]
     assert found["generation"] == 2
     assert found["next_object_after_s"] <= found["loaded_in_s"] + 5
+
+
+async def test_a_child_that_goes_beyond_its_gpu_memory_is_replaced(tmp_path: Path) -> None:
+    asked, payload = one.task(tmp_path, VOXELS)
+    async with one.host_of(tmp_path, VOXELS, {"gpu_memory_mb": BUDGET_MB}) as host:
+        made = await host.infer(asked, payload)
+        assert made.header["peak_gpu_bytes"] <= BUDGET_MB * 2**20
+        with pytest.raises(TransientFault, match="cuda_oom"):
+            await host.infer({**asked, "take_gb": 10}, payload)
+        assert (await host.infer(asked, payload)).generation == 2

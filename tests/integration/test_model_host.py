@@ -313,12 +313,21 @@ async def test_a_fault_and_an_error_are_the_tasks_own_and_the_child_goes_on(make
         with pytest.raises(RecordFault, match="too_odd: it is odd") as unknown:
             await host.infer({"fault": ["too_odd", "it is odd"]})
         assert unknown.value.reason is Reason.RECONSTRUCT_FAILED
-        with pytest.raises(TransientFault, match="cuda_oom") as oom:
-            await host.infer({"run_out_of_gpu_memory": True})
-        assert oom.value.reason is Reason.RECONSTRUCT_FAILED
         with pytest.raises(TransientFault, match="ZeroDivisionError: division by zero"):
             await host.infer({"divide_by_zero": True})
         assert (await host.infer({"echo": 1})).generation == 1
+
+
+async def test_a_model_that_runs_out_of_gpu_memory_is_recycled_unless_it_is_fresh(make_host: MakeHost) -> None:
+    async with make_host(fault_reason=Reason.RECONSTRUCT_FAILED) as host:
+        for generation in (1, 1, 2):  # the first is the first task of its child, the second is not, the third is again
+            assert host.generation == generation
+            with pytest.raises(TransientFault, match="cuda_oom") as oom:
+                await host.infer({"run_out_of_gpu_memory": True})
+            assert oom.value.reason is Reason.RECONSTRUCT_FAILED
+            await host.start()
+        assert (await host.infer({"echo": 1})).generation == 2
+        assert host.counters.recycles == 1
 
 
 async def test_an_error_that_poisons_the_process_recycles_it(make_host: MakeHost) -> None:

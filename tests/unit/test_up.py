@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from stream_worker.settings import Metrics, Reconstructor, Settings, Up
-from stream_worker.up import Card, cards_of, plan
+from stream_worker.settings import Metrics, Reconstructor, Sam3d, Settings, Up
+from stream_worker.up import CONTEXT_MB, DETECTOR_MB, Card, cards_of, plan
 
+SHARE = "STREAM_WORKER_RECONSTRUCTOR__GPU_MEMORY_MB"
 A, B = Card("GPU-a", 81_559), Card("GPU-b", 81_559)
 
 
@@ -52,6 +53,40 @@ def test_several_sam_3d_objects_share_a_card_that_is_large_enough(
     settings = Settings(reconstructor=Reconstructor(model="sam3d"), up=Up(detectors=0, aggregators=0))
     found = [worker.env.get("CUDA_VISIBLE_DEVICES") for worker in plan(settings, cards, cores)]
     assert found == expected
+
+
+def test_those_that_share_a_card_have_equal_parts_of_its_memory() -> None:
+    shared = Settings(reconstructor=Reconstructor(model="sam3d"))
+    workers = {worker.name: worker for worker in plan(shared, [A], 16)}
+    share = {workers[f"reconstructor-{number}"].env[SHARE] for number in range(4)}
+    assert share == {str((81_559 - DETECTOR_MB) // 4 - CONTEXT_MB)}
+    assert SHARE not in workers["detector-0"].env
+
+
+@pytest.mark.parametrize(
+    ("cards", "reconstructors", "budget"),
+    [
+        ([A, B], 2, None),  # each has its own
+        ([A], 2, 9_000),  # a setting says it already, and every worker reads it
+        ([Card("GPU-mig", 0)], 2, None),  # nobody knows how much there is
+        ([], 2, None),
+    ],
+)
+def test_no_part_where_there_is_none_to_give(cards: list[Card], reconstructors: int, budget: int | None) -> None:
+    settings = Settings(
+        reconstructor=Reconstructor(model="sam3d", gpu_memory_mb=budget), up=Up(reconstructors=reconstructors)
+    )
+    assert not any(SHARE in worker.env for worker in plan(settings, cards, 16))
+
+
+def test_a_budget_says_how_many_share_a_card() -> None:
+    settings = Settings(reconstructor=Reconstructor(model="sam3d", gpu_memory_mb=39_000), up=Up(detectors=0))
+    assert [worker.name for worker in plan(settings, [A], 16)][:-1] == ["reconstructor-0", "reconstructor-1"]
+
+
+def test_meshes_take_so_much_memory_that_fewer_share_a_card() -> None:
+    settings = Settings(reconstructor=Reconstructor(model="sam3d"), sam3d=Sam3d(mesh=True), up=Up(detectors=0))
+    assert [worker.name for worker in plan(settings, [A], 16)][:-1] == ["reconstructor-0", "reconstructor-1"]
 
 
 def test_what_nvidia_smi_says() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_worker.geometry import gaussians, pointmap
+from stream_worker.models.gpu_memory import keep_within
 from stream_worker.models.protocol import ModelFault
 from stream_worker.models.sam3d import checkpoint, pipeline
 from stream_worker.models.sam3d.lull import HANDOVER_S, Lull
@@ -58,6 +59,7 @@ class Sam3d:
         verified = time.perf_counter()
         self._torch = _torch(self._options.threads)
         device = _device(self._options.device, self._torch)
+        keep_within(self._torch, self._options.gpu_memory_mb)
         self._pipeline = pipeline.build(lean, folder, device)
         self._speedups = import_module("stream_worker.models.sam3d.speedups").Speedups(self._pipeline, self._options)
         if self._options.pointmap == "pinhole":

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from stream_worker.models.sam3d.attention import CrossAttention, Guidance, replaced
-from stream_worker.models.sam3d.graphs import Graphed
+from stream_worker.models.sam3d.graphs import Beside, Graphed
 
 Forward = Callable[..., Any]
 
@@ -107,17 +107,38 @@ class Structure(Backbone):
 
     Args:
         graphs: run each of guidance's two passes as a CUDA graph: all shapes of this stage are fixed.
+        guided: upstream's `ClassifierFreeGuidance` around the backbone. Where it runs both passes of a step and there
+            are graphs, the second plays beside the first; they do not depend on each other.
     """
 
-    def __init__(self, backbone: Any, *, graphs: bool) -> None:
+    def __init__(self, backbone: Any, *, graphs: bool, guided: Any = None) -> None:
         super().__init__(backbone)
         self._graphs = {cfg: Graphed(self._velocities) for cfg in (False, True)} if graphs else {}
+        self._beside = Beside(self._graphs[True]) if graphs else None
+        self._both = False
+        if graphs and guided is not None:
+            self._step = guided.inner_forward
+            guided.inner_forward = self.step
+
+    def step(self, x: Any, t: Any, is_cond: bool, *args: Any, **kwargs: Any) -> Any:
+        """In the place of guidance's `inner_forward`, which says whether the conditional pass is the only one."""
+        self._both = not is_cond
+        try:
+            return self._step(x, t, is_cond, *args, **kwargs)
+        finally:
+            self._both = False
 
     def _pass(self, x: Any, t: Any, *others: Any, **rest: Any) -> Any:
         if others or rest.keys() - {"d"}:
             raise Unsuitable(f"it is called with {len(others)} further conditions and {sorted(rest)}")
-        run = self._graphs.get(self._guidance.unconditional, self._velocities)
-        return run(x, t, rest.get("d"))
+        given = x, t, rest.get("d")
+        if self._beside is None:
+            return self._velocities(*given)
+        if self._guidance.unconditional:
+            return self._beside.take(*given)
+        if self._both:
+            self._beside.begin(*given)
+        return self._graphs[False](*given)
 
     def _velocities(self, x: Any, t: Any, d: Any) -> Any:
         return self._upstream(x, t, self._nothing, d=d)

@@ -16,6 +16,7 @@ class Options:
     sha256sums: str
     device: str = "auto"
     threads: int = 4
+    gpu_memory_mb: int | None = None
     seed: int = 42
     stage1_steps: int = 15
     stage2_steps: int = 8

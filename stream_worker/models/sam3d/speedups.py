@@ -27,8 +27,8 @@ class Speedups:
         self._stages: dict[str, Backbone] = {}
         self._graphs = options.exact_savings and options.cuda_graphs and torch.cuda.is_available()
         if options.exact_savings:
-            self._put("stage 1", lambda: Structure(_backbone(pipeline, "ss_generator"), graphs=self._graphs))
-            self._put("stage 2", lambda: Latents(_backbone(pipeline, "slat_generator")))
+            self._put("stage 1", lambda: _structure(pipeline, graphs=self._graphs))
+            self._put("stage 2", lambda: Latents(pipeline.models["slat_generator"].reverse_fn.backbone))
         if options.step_cache:
             for name in ("ss_generator", "slat_generator"):
                 StepCache(pipeline.models[name], options.step_cache)
@@ -81,5 +81,6 @@ class Speedups:
             stage.give_up()
 
 
-def _backbone(pipeline: Any, generator: str) -> Any:
-    return pipeline.models[generator].reverse_fn.backbone
+def _structure(pipeline: Any, *, graphs: bool) -> Structure:
+    guided = pipeline.models["ss_generator"].reverse_fn
+    return Structure(guided.backbone, graphs=graphs, guided=guided)

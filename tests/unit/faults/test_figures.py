@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.faults import KILL, NODE_STOP, ZOMBIE, Hit
-from tests.faults.figures import drained_s, growth, lag, resumed
+from tests.faults.figures import Resumed, drained_s, growth, lag, resumed
 from tests.faults.memory import Life
 from tests.faults.offsets import Sample
 from tests.faults.stumbles import MODEL
@@ -15,6 +15,15 @@ VISIBLE = {A: [0, 1, 2, 5, 6], B: [0, 4]}
 
 def sample(at: float, a: int, b: int, end_a: int = 9, end_b: int = 9) -> Sample:
     return Sample(at, at + 0.1, {"reconstructor": {A: a, B: b}}, {A: end_a, B: end_b})
+
+
+def told(hits: list[Hit], samples: list[Sample], stumbles: list[Hit] | None = None) -> list[Resumed]:
+    """`resumed`, where every sample's offsets were committed at its end."""
+    commits = {
+        ("reconstructor", source): [(one.ended, one.committed["reconstructor"][source]) for one in samples]
+        for source in (A, B)
+    }
+    return resumed(hits, samples, commits, VISIBLE, stumbles or [])
 
 
 def hit(at: float, target: str = "reconstructor-1", kind: str = KILL, until: float | None = None) -> Hit:
@@ -37,25 +46,25 @@ def test_lag_is_gone_when_it_stays_gone() -> None:
 
 def test_partitions_have_resumed_when_the_last_one_with_work_has_moved() -> None:
     samples = [sample(0, 0, 0), sample(1, 1, 0), sample(2, 1, 0), sample(5, 2, 0), sample(9, 2, 1)]
-    (found,) = resumed([hit(0.5)], samples, VISIBLE)
+    (found,) = told([hit(0.5)], samples)
     assert (found.seconds, found.partitions, found.beside) == (8.6, 2, ())
 
 
 def test_what_moved_before_the_first_look_is_not_taken_for_a_resumption() -> None:
     samples = [sample(0, 0, 5), sample(1, 1, 5), sample(4, 2, 5)]
-    (found,) = resumed([hit(0.5)], samples, VISIBLE)
+    (found,) = told([hit(0.5)], samples)
     assert found.seconds == 3.6
 
 
 def test_a_partition_without_work_does_not_count() -> None:
     samples = [sample(1, 7, 1), sample(2, 7, 5), sample(3, 7, 5)]
-    (found,) = resumed([hit(0.5)], samples, VISIBLE)
+    (found,) = told([hit(0.5)], samples)
     assert (found.partitions, found.seconds) == (1, 1.6)
-    assert resumed([hit(1.5)], samples, VISIBLE) == []
+    assert told([hit(1.5)], samples) == []
 
 
 def test_a_partition_that_never_moves_is_said_to_never_move() -> None:
-    (found,) = resumed([hit(0.5)], [sample(1, 0, 5), sample(2, 0, 5)], VISIBLE)
+    (found,) = told([hit(0.5)], [sample(1, 0, 5), sample(2, 0, 5)])
     assert found.seconds is None
 
 
@@ -67,17 +76,17 @@ def test_other_faults_meanwhile_are_named_and_those_of_other_groups_are_not() ->
         hit(1.5, "detector-1", ZOMBIE),
         hit(0.1, "node-2", NODE_STOP, until=0.2),
     ]
-    assert resumed(among, samples, VISIBLE)[0].beside == (KILL, NODE_STOP)
+    assert told(among, samples)[0].beside == (KILL, NODE_STOP)
     long_ago = [hit(30.5), hit(0, "reconstructor-2", ZOMBIE, until=20), hit(0, "node-1", NODE_STOP, until=14)]
-    assert resumed(long_ago, [sample(31, 1, 0), sample(32, 2, 1)], VISIBLE)[0].beside == ()
+    assert told(long_ago, [sample(31, 1, 0), sample(32, 2, 1)])[0].beside == ()
 
 
 def test_a_model_of_the_group_that_stumbles_meanwhile_is_another_fault() -> None:
     samples = [sample(1, 1, 0), sample(5, 2, 1)]
     meanwhile = [hit(2, "reconstructor-2", MODEL, until=4.5)]
-    assert resumed([hit(0.5)], samples, VISIBLE, meanwhile)[0].beside == (MODEL,)
+    assert told([hit(0.5)], samples, meanwhile)[0].beside == (MODEL,)
     elsewhere = [hit(2, "detector-0", MODEL), hit(0, "reconstructor-2", MODEL, until=0.4), hit(6, kind=MODEL)]
-    assert resumed([hit(0.5)], samples, VISIBLE, elsewhere)[0].beside == ()
+    assert told([hit(0.5)], samples, elsewhere)[0].beside == ()
 
 
 def test_a_process_that_ended_before_its_first_sample_is_not_judged() -> None:
