@@ -1,4 +1,4 @@
-"""One spawned model process: its private pipes, its frames and its end. Replacing it is `host.py`'s part."""
+"""One spawned model process: its private pipes, its frames and its end. Replacing it is `keeper.py`'s part."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ def _one(seed: int, profile: Profile, work: Path, *, judge_only: bool) -> dict[s
         "images": profile.images,
         "object_ms": profile.object_ms,
         "publish_s": profile.publish_s,
+        "restart_s": profile.restart_s[0],
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "versions": f"Apache Kafka {KAFKA_VERSION}, aiokafka {version('aiokafka')}, Python {platform.python_version()}",
         "machine": _machine(),

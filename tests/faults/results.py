@@ -94,7 +94,8 @@ def _how(first: State, ran: Sequence[State]) -> list[str]:
         f"`make faults`, {dates}: {first['versions']}; {first['machine']}.",
         f"{kafka}; 2 detectors, 3 reconstructors, 2 aggregators with stub models ({first['object_ms']} ms an object).",
         "1 % of the images and of the objects are poison (refused, crashing or hanging), 20 % of the image events",
-        f"come twice. Events are published evenly over {first['publish_s']:.0f} s. Workers are restarted after 8 s.",
+        f"come twice. Events are published evenly over {first['publish_s']:.0f} s. Workers are restarted after "
+        f"{first['restart_s']:.0f} s.",
         "`make faults SEED=n` repeats a seed's plan and schedule.",
     ]
 

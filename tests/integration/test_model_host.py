@@ -21,7 +21,8 @@ from stream_worker import metrics
 from stream_worker.errors import Exit, OutageError, Reason, RecordFault, TransientFault, UserError
 from stream_worker.models.answer import NOT_FINITE
 from stream_worker.models.child import LARGE_BYTES
-from stream_worker.models.host import Backoff, ModelHost, ModelLoadError, State
+from stream_worker.models.host import ModelHost
+from stream_worker.models.keeper import Backoff, ModelLoadError, State
 from stream_worker.models.protocol import ModelFault, ProtocolError
 from stream_worker.models.scratch import SHARED_MEMORY
 

@@ -15,6 +15,7 @@ def state(seed: int, *, broken: list[str] | None = None, missed: list[str] | Non
         "seed": seed,
         "object_ms": 20,
         "publish_s": 1000.0,
+        "restart_s": 12.0,
         "date": "2026-11-24",
         "versions": "Apache Kafka 4",
         "machine": "2 cores",

@@ -8,7 +8,7 @@ import pytest
 
 from stream_worker.errors import Reason, RecordFault, TransientFault
 from stream_worker.models.answer import read_answer
-from stream_worker.models.host import Backoff, Counters
+from stream_worker.models.keeper import Backoff, Counters
 
 
 def test_the_first_restart_is_at_once_and_later_ones_back_off_to_the_cap() -> None:
