@@ -100,6 +100,9 @@ class Detector(ModelProcess):
     weights: str = Field("rooms-seg", description="rooms-seg (ours, in the package) or the path of a .pt file")
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="refuse weights that differ")
     classes: list[str] | None = Field(None, description="only these classes; unset: all that the weights know")
+    synonyms: dict[str, str] = Field(
+        {}, description="label of a class that the weights call otherwise: {couch = 'sofa', settee = 'sofa'}"
+    )
     confidence: float = Field(0.25, ge=0, le=1, description="objects less certain than this are dropped")
     iou: float = Field(0.7, ge=0, le=1, description="boxes that overlap more are one object")
     agnostic_nms: bool = Field(True, description="... also where their classes differ")

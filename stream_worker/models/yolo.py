@@ -30,9 +30,10 @@ Image = NDArray[np.uint8]
 class Yolo:
     """A segmentation network of ultralytics, one photo at a time.
 
-    Options: `weights` (path of a .pt), `weights_sha256` (or None), `classes` (names, or None for all),
-    `confidence`, `iou`, `agnostic_nms`, `max_objects`, `image_size` (pixels, a multiple of 32), `min_box_px`,
-    `device` (auto, cpu, cuda, cuda:N), `threads`, `gpu_memory_mb` (MiB, or None).
+    Options: `weights` (path of a .pt), `weights_sha256` (or None), `classes` (names, or None for all), `synonyms`
+    (the label of a class, where that is not the weights' own name for it; several may share one), `confidence`,
+    `iou`, `agnostic_nms`, `max_objects`, `image_size` (pixels, a multiple of 32), `min_box_px`, `device` (auto, cpu,
+    cuda, cuda:N), `threads`, `gpu_memory_mb` (MiB, or None).
 
     A task is `{"pixels": path of height x width x 3 RGB bytes, "width", "height", "classes": [...] | None}`;
     its classes, where given, stand in place of the option's. The answer has `objects`, each with `label`,
@@ -56,14 +57,16 @@ class Yolo:
         ultralytics.settings.update({"sync": False})
         model = _open(path, ultralytics)
         self._names: dict[int, str] = dict(model.names)
+        self._labels = self._names
         self._predictor = _predictor_class()(overrides=self._arguments())
         self._predictor.setup_model(model.model, verbose=False)
+        self._labels = self._labelled(options.get("synonyms") or {})
         self._classes = self._indices(options.get("classes"), "classes_unknown")
         return {
             "model": path.stem,
             "version": f"ultralytics {ultralytics.__version__}",
             "weights_sha256": sha256,
-            "classes": sorted(self._names.values()),
+            "classes": sorted(set(self._labels.values())),
             "image_size": self._size,
             "device": self._device,
         }
@@ -129,7 +132,7 @@ class Yolo:
                 continue
             objects.append(
                 {
-                    "label": self._names[int(kind)],
+                    "label": self._labels[int(kind)],
                     "confidence": round(float(confidence), 6),
                     "box": [round(float(side), 2) for side in box],
                     "mask": encode_crop(crop, letterbox.height, letterbox.width),
@@ -138,15 +141,23 @@ class Yolo:
             )
         return sorted(objects, key=lambda found: (-found["confidence"], found["box"], found["label"]))
 
+    def _labelled(self, synonyms: dict[str, str]) -> dict[int, str]:
+        """The label of each class. Raises ModelFault for a synonym of a class that there is not."""
+        self._indices(list(synonyms), "classes_unknown")
+        return {number: synonyms.get(name, name) for number, name in self._names.items()}
+
     def _indices(self, names: list[str] | None, code: str) -> list[int] | None:
-        """The network's numbers for class names; None for all classes."""
+        """The network's numbers for class names, or for labels that classes share; None for all classes."""
         if names is None:
             return None
-        numbers = {name: number for number, name in self._names.items()}
+        numbers: dict[str, set[int]] = {}
+        for known in (self._names, self._labels):
+            for number, name in known.items():
+                numbers.setdefault(name, set()).add(number)
         if unknown := [name for name in names if name not in numbers]:
-            known = ", ".join(sorted(numbers)[:40])
-            raise ModelFault(code, f"these weights know no class {unknown[0]!r}; they know: {known}")
-        return sorted({numbers[name] for name in names})
+            shown = ", ".join(sorted(numbers)[:40])
+            raise ModelFault(code, f"these weights know no class {unknown[0]!r}; they know: {shown}")
+        return sorted(set().union(*(numbers[name] for name in names)))
 
 
 def on_square(photo: Image, letterbox: Letterbox) -> Image:

@@ -183,6 +183,21 @@ async def test_options_narrow_what_is_found(detect: Detect, pixels: Pixels) -> N
     assert (await detect(weights, pixels, confidence=1.0))["objects"] == []
 
 
+async def test_classes_that_mean_the_same_have_one_label(detect: Detect, pixels: Pixels) -> None:
+    weights = "yoloe-11s-seg.pt"
+    everything = (await detect(weights, pixels))["objects"]
+    assert {"sofa", "chair"} <= {one["label"] for one in everything}
+    told: dict[str, Any] = {"synonyms": {"sofa": "seat", "chair": "seat"}}
+    seats = (await detect(weights, pixels, **told))["objects"]
+    same = {"sofa": "seat", "chair": "seat"}
+    assert [one["label"] for one in seats] == [same.get(one["label"], one["label"]) for one in everything]
+    asked = (await detect(weights, pixels, ["seat"], **told))["objects"]
+    assert {one["label"] for one in asked} == {"seat"}
+    assert {one["label"] for one in (await detect(weights, pixels, ["sofa"], **told))["objects"]} == {"seat"}
+    with pytest.raises(RecordFault, match=r"classes_unknown: .* no class 'couch'"):
+        await detect(weights, pixels, synonyms={"couch": "sofa"})
+
+
 @pytest.mark.parametrize(
     ("name", "options", "complaint"),
     [
