@@ -27,6 +27,10 @@ _OURS = frozenset({"load_failed", "load_timeout", "load_crashed", CUDA_OOM})
 """Why a start failed, where no person has misnamed anything."""
 
 
+YOUNG = 10
+"""Tasks in which a child gathers nothing worth a new start: what is too large for it would be so for the next one."""
+
+
 class State(StrEnum):
     """What the model's process is doing, by the host's clock."""
 
@@ -92,7 +96,7 @@ class KeptModel:
         env: variables set on top of what `environment.child_environment` passes on.
         load_timeout_s: from the spawn until the model is loaded and warm.
         rss_limit_bytes: above this much resident memory after a task, the child is recycled. (So it is after an error
-            after which no task could succeed, and where GPU memory was not enough, unless for its first task.)
+            after which no task could succeed, and where GPU memory was not enough, unless it is young.)
         limits: see `child.confine`.
         backoff: between restarts.
         heartbeat_s: how often the child tells its state and memory.
@@ -215,7 +219,7 @@ class KeptModel:
         rss = process.rss_bytes()
         if answer.poisoned:
             why = "no later task could succeed"
-        elif answer.out_of_gpu_memory and process.tasks > 1:  # a fresh one holds nothing that it could give back
+        elif answer.out_of_gpu_memory and process.tasks > YOUNG:
             why = "out of GPU memory"
         elif self.rss_limit_bytes is not None and rss > self.rss_limit_bytes:
             why = "above its memory limit"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stream_worker.errors import TransientFault
+from stream_worker.models.keeper import YOUNG
 from stream_worker.models.sam3d.speedups import TOLERANCE
 from tests.gpu import one, upstream
 from tests.gpu.forced import Forced
@@ -80,8 +81,9 @@ async def test_a_child_that_is_killed_in_stage_2_is_replaced(tmp_path: Path) -> 
 async def test_a_child_that_goes_beyond_its_gpu_memory_is_replaced(tmp_path: Path) -> None:
     asked, payload = one.task(tmp_path, VOXELS)
     async with one.host_of(tmp_path, VOXELS, {"gpu_memory_mb": BUDGET_MB}) as host:
-        made = await host.infer(asked, payload)
-        assert made.header["peak_gpu_bytes"] <= BUDGET_MB * 2**20
+        for _ in range(YOUNG):
+            made = await host.infer(asked, payload)
+            assert made.header["peak_gpu_bytes"] <= BUDGET_MB * 2**20
         with pytest.raises(TransientFault, match="cuda_oom"):
             await host.infer({**asked, "take_gb": 10}, payload)
         assert (await host.infer(asked, payload)).generation == 2

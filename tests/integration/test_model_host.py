@@ -22,7 +22,7 @@ from stream_worker.errors import Exit, OutageError, Reason, RecordFault, Transie
 from stream_worker.models.answer import NOT_FINITE
 from stream_worker.models.child import LARGE_BYTES
 from stream_worker.models.host import ModelHost
-from stream_worker.models.keeper import Backoff, ModelLoadError, State
+from stream_worker.models.keeper import YOUNG, Backoff, ModelLoadError, State
 from stream_worker.models.protocol import ModelFault, ProtocolError
 from stream_worker.models.scratch import SHARED_MEMORY
 
@@ -319,14 +319,18 @@ async def test_a_fault_and_an_error_are_the_tasks_own_and_the_child_goes_on(make
         assert (await host.infer({"echo": 1})).generation == 1
 
 
-async def test_a_model_that_runs_out_of_gpu_memory_is_recycled_unless_it_is_fresh(make_host: MakeHost) -> None:
+async def test_a_model_that_runs_out_of_gpu_memory_is_recycled_unless_it_is_young(make_host: MakeHost) -> None:
+    async def run_out() -> None:
+        with pytest.raises(TransientFault, match="cuda_oom") as oom:
+            await host.infer({"run_out_of_gpu_memory": True})
+        assert oom.value.reason is Reason.RECONSTRUCT_FAILED
+
     async with make_host(fault_reason=Reason.RECONSTRUCT_FAILED) as host:
-        for generation in (1, 1, 2):  # the first is the first task of its child, the second is not, the third is again
-            assert host.generation == generation
-            with pytest.raises(TransientFault, match="cuda_oom") as oom:
-                await host.infer({"run_out_of_gpu_memory": True})
-            assert oom.value.reason is Reason.RECONSTRUCT_FAILED
-            await host.start()
+        for _ in range(YOUNG):
+            await run_out()
+            assert (host.generation, host.counters.recycles) == (1, 0)
+        await run_out()
+        await run_out()
         assert (await host.infer({"echo": 1})).generation == 2
         assert host.counters.recycles == 1
 

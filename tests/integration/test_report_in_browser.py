@@ -45,6 +45,15 @@ async def shown(tab: Page, selector: str) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
+async def turn(tab: Page, selector: str, dx: float, dy: float) -> None:
+    """Drag a view with the mouse, until plotly has taken note of it: not before that is it kept."""
+    x, y = await shown(tab, selector)
+    turned = f"new Promise((done) => document.querySelector('{selector}').once('plotly_relayout', () => done()))"
+    await tab.evaluate(f"window.turned = {turned}; null")
+    await tab.drag(x, y, dx, dy)
+    await tab.evaluate("window.turned")
+
+
 def selectors(made: Synthetic) -> list[str]:
     return [f".view[data-view=object-{item.object_id}]" for item in made.record.objects.values()]
 
@@ -54,13 +63,10 @@ async def test_dragging_the_mouse_turns_an_object(written: tuple[Path, Synthetic
     first, *_ = selectors(made)
     async with page(tmp_path / "profile") as tab:
         await tab.open(path.as_uri())
-        x, y = await shown(tab, first)
+        await shown(tab, first)
         before = await tab.evaluate(CAMERA.format(first))
         picture = await tab.evaluate(f"document.querySelector('{first} canvas').toDataURL()")
-        turned = f"new Promise((done) => document.querySelector('{first}').once('plotly_relayout', () => done()))"
-        await tab.evaluate(f"window.turned = {turned}; null")
-        await tab.drag(x, y, 70, 25)
-        await tab.evaluate("window.turned")
+        await turn(tab, first, 70, 25)
         after = await tab.evaluate(CAMERA.format(first))
         assert abs(after["x"] - before["x"]) > 0.1, (before, after)
         distance = [sum(value**2 for value in eye.values()) for eye in (before, after)]
@@ -77,8 +83,7 @@ async def test_more_objects_than_webgl_contexts_can_all_be_seen(
     first, *others = selectors(made)
     async with page(tmp_path / "profile") as tab:
         await tab.open(path.as_uri())
-        x, y = await shown(tab, first)
-        await tab.drag(x, y, 60, 0)
+        await turn(tab, first, 60, 0)
         turned = await tab.evaluate(CAMERA.format(first))
         for selector in others:
             await shown(tab, selector)
