@@ -38,16 +38,9 @@ def page(found: dict[str, Any], flops: str, others: Iterable[dict[str, Any]] = (
         "Ours: from one object to the next of a backlog, in the service's own host (`models/host.py`) with its child: "
         "pre-processing and file (by our writer, into shared memory) run beside the objects before and after.",
         "",
-        "| | voxels | pre-processing | conditioning | stage 1 | stage 2 | decoding | file | object | peak GB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        *_table(rows),
     ]
-    for name, said in SAID.items():
-        row = rows.get(name, {"not measured": "no such row in this run"})
-        if "not measured" in row:
-            lines.append(f"| {said} | | not measured: {row['not measured']} | | | | | | | |")
-            continue
-        lines += [_line(said, one) for one in row["objects"]]
-    lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_host(rows), "", *_savings(rows)]
+    lines += ["", *_ratios(rows), "", *_whole_gpu(rows), "", *_host(rows), "", *_savings(rows), "", *_guide(rows)]
     for other in others:
         if "service" in other:
             lines += ["", *_service(other)]
@@ -57,8 +50,17 @@ def page(found: dict[str, Any], flops: str, others: Iterable[dict[str, Any]] = (
             "",
             f"Another run, {other['machine']['date']}, {other['machine']['gpu']}, a host of another speed{before}:",
             "",
+            *_table(other["rows"], all_rows=False),
+            "",
         ]
-        lines += [*_ratios(other["rows"]), *_whole_gpu(other["rows"]), "", *_host(other["rows"])]
+        lines += [
+            *_ratios(other["rows"]),
+            *_whole_gpu(other["rows"]),
+            "",
+            *_host(other["rows"]),
+            "",
+            *_guide(other["rows"]),
+        ]
     if flops:
         lines += [
             "",
@@ -85,6 +87,18 @@ def whole_s(one: dict[str, Any]) -> float:
         return float(one["period_s"])
     parts = sum(float(one[f"{phase}_s"]) for phase in PHASES) + float(one.get("ahead_s", 0.0))
     return parts + float(one.get("upstream_ply_s", one["write_s"]))
+
+
+def _table(rows: dict[str, Any], *, all_rows: bool = True) -> Iterable[str]:
+    """Seconds phase by phase; with `all_rows` also of what was not measured, and why."""
+    yield "| | voxels | pre-processing | conditioning | stage 1 | stage 2 | decoding | file | object | peak GB |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, said in SAID.items():
+        row = rows.get(name, {"not measured": "no such row in this run"})
+        if "not measured" not in row:
+            yield from (_line(said, one) for one in row["objects"])
+        elif all_rows:
+            yield f"| {said} | | not measured: {row['not measured']} | | | | | | | |"
 
 
 def _line(said: str, one: dict[str, Any]) -> str:
@@ -153,7 +167,10 @@ def _host(rows: dict[str, Any]) -> Iterable[str]:
     for one in row.get("objects", [])[:1]:
         if "period_s" not in one:
             continue
-        gap = one["period_s"] - one["busy_s"]
+        if "to_work_s" in one:  # by the child's own clock; the difference of two medians may be less than nothing
+            gap = one["to_next_task_s"] + one["to_work_s"]
+        else:
+            gap = one["period_s"] - one["busy_s"]
         share = gap / one["period_s"]
         own = sum(float(one[f"{phase}_s"]) for phase in PHASES)
         yield (
@@ -166,6 +183,36 @@ def _host(rows: dict[str, Any]) -> Iterable[str]:
             f"A child killed in stage 2: `{killed['said']}`. The next object began {killed['next_object_after_s']:.1f} "
             f"s later in child {killed['generation']}, which took {killed['loaded_in_s']:.1f} s to load and warm up."
         )
+
+
+def _guide(rows: dict[str, Any]) -> Iterable[str]:
+    """The guide's gains (`../shared/seed/README.md`) beside those of this run, as far as it has both rows."""
+    one = {name: row["objects"][0] for name, row in rows.items() if row.get("objects")}
+    found = []
+    if {"upstream", "upstream defaults"} <= one.keys():
+        stages = [one["upstream defaults"][stage] / one["upstream"][stage] for stage in ("stage1_s", "stage2_s")]
+        found += [
+            f"S5.3, stage 1 from 25 to 15 steps: the guide 1.47 times, here {stages[0]:.2f} times",
+            f"S5.3, stage 2: the guide 15 to 20 % from 12 to 8 steps, here {stages[1]:.2f} times from 25 to 8",
+        ]
+    if "upstream" in one and "ours" in one:
+        gain = one["upstream"]["upstream_ply_s"] / one["ours"]["write_s"]
+        found.append(
+            f"S5.4, the PLY: the guide 50 % faster than as text, here {gain:.0f} times faster than upstream's binary"
+        )
+    if {"ours", "all formats"} <= one.keys():
+        more = one["all formats"]["decode_s"] - one["ours"]["decode_s"]
+        found.append(
+            "S5.6, Gaussians only: the guide 37.4 %, here "
+            f"{more / whole_s(one['all formats']):.1%} (decoding; no GLB made)"
+        )
+    if {"upstream", "upstream compiled"} <= one.keys():
+        phases = [sum(one[name][f"{phase}_s"] for phase in PHASES) for name in ("upstream compiled", "upstream")]
+        found.append(
+            f"S5.8, torch.compile: the guide 10 to 20 %, here {1 - phases[0] / phases[1]:.0%} of upstream's phases"
+        )
+    if found:
+        yield "The guide's gains, and these: " + "; ".join(found) + "."
 
 
 def _service(found: dict[str, Any]) -> Iterable[str]:
