@@ -167,10 +167,9 @@ def _host(rows: dict[str, Any]) -> Iterable[str]:
     for one in row.get("objects", [])[:1]:
         if "period_s" not in one:
             continue
-        if "to_work_s" in one:  # by the child's own clock; the difference of two medians may be less than nothing
-            gap = one["to_next_task_s"] + one["to_work_s"]
-        else:
-            gap = one["period_s"] - one["busy_s"]
+        # By the child's own clock, where it said so: the difference of two medians may be less than nothing.
+        waits = ("to_next_task_s", "to_work_s")
+        gap = sum(one[wait] for wait in waits) if waits[0] in one else one["period_s"] - one["busy_s"]
         share = gap / one["period_s"]
         own = sum(float(one[f"{phase}_s"]) for phase in PHASES)
         yield (
