@@ -85,7 +85,8 @@ GUARDS = (
         "the child's clock",
         "a model that hangs is killed at its deadline, though it says nothing",
         (Cut("stream_worker/models/host.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(None)"),),
-        ("tests/integration/test_model_host.py", "-k", "hang_is_killed_at_its_deadline", "--timeout=60"),
+        # -x: after a second hang, Python 3.11 can't parse the source that pytest wants to show (SystemError in ast).
+        ("tests/integration/test_model_host.py", "-k", "hang_is_killed_at_its_deadline", "--timeout=60", "-x"),
     ),
     Guard(
         "the sha256 of a blob that is read",

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 COPIED = ("stream_worker", "schemas", "tests", "pyproject.toml", "README.md", "ops")
 LIMIT_S = 900
+TRIES = 3
+"""What a missing guard lets happen does not happen every time: a test that notices may need another try."""
 
 
 def without(guard: Guard, folder: Path) -> None:
@@ -66,11 +68,14 @@ def main() -> int:
     for guard in chosen:
         started = time.monotonic()
         try:
-            tests = failed(guard)
+            tries, tests = 0, list[str]()
+            while not tests and tries < TRIES:
+                tries, tests = tries + 1, failed(guard)
         except (ValueError, subprocess.TimeoutExpired) as error:
             tests, verdict = [], f"NOT TRIED: {error}"
         else:
-            verdict = "<br>".join(f"`{test}`" for test in tests) or "**none: nobody misses it**"
+            verdict = "<br>".join(f"`{test}`" for test in tests) or f"**none in {tries} tries: nobody misses it**"
+            verdict += f" (in try {tries})" if tests and tries > 1 else ""
         good &= bool(tests)
         print(f"{guard.name}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
         rows.append(f"| {guard.name} | {guard.why} | {verdict} |")
