@@ -57,9 +57,9 @@ class Yolo:
         ultralytics.settings.update({"sync": False})
         model = _open(path, ultralytics)
         self._names: dict[int, str] = dict(model.names)
-        self._labels = self._names
         self._predictor = _predictor_class()(overrides=self._arguments())
         self._predictor.setup_model(model.model, verbose=False)
+        self._labels = self._names  # until the synonyms are known to be of classes that there are
         self._labels = self._labelled(options.get("synonyms") or {})
         self._classes = self._indices(options.get("classes"), "classes_unknown")
         return {

@@ -108,15 +108,17 @@ class Structure(Backbone):
     Args:
         graphs: run each of guidance's two passes as a CUDA graph: all shapes of this stage are fixed.
         guided: upstream's `ClassifierFreeGuidance` around the backbone. Where it runs both passes of a step and there
-            are graphs, the second plays beside the first; they do not depend on each other.
+            are graphs, the second plays beside the first; they do not depend on each other. Needed with graphs only.
     """
 
     def __init__(self, backbone: Any, *, graphs: bool, guided: Any = None) -> None:
+        if graphs and not hasattr(guided, "inner_forward"):
+            raise Unsuitable("its guidance is built otherwise")
         super().__init__(backbone)
         self._graphs = {cfg: Graphed(self._velocities) for cfg in (False, True)} if graphs else {}
         self._beside = Beside(self._graphs[True]) if graphs else None
         self._both = False
-        if graphs and guided is not None:
+        if graphs:
             self._step = guided.inner_forward
             guided.inner_forward = self.step
 

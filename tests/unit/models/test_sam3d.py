@@ -583,6 +583,19 @@ def test_a_backbone_of_another_make_stays_as_it_is(
     ask(model)
 
 
+def test_a_guidance_of_another_make_leaves_the_backbone_as_it_is(options: dict[str, Any], ask: Asked) -> None:
+    from stream_worker.models.sam3d.backbones import Structure, Unsuitable
+
+    model = loaded(options | {"exact_savings": False})
+    backbone = model._pipeline.models["ss_generator"].reverse_fn.backbone
+    forward, modules = backbone.forward, list(backbone.modules())
+    with pytest.raises(Unsuitable, match="guidance"):
+        Structure(backbone, graphs=True, guided=object())
+    assert backbone.forward == forward
+    assert list(backbone.modules()) == modules
+    ask(model)
+
+
 def test_the_step_cache_saves_steps(options: dict[str, Any], ask: Asked) -> None:
     model = loaded(options | {"step_cache": 1, "exact_savings": False})
     passes = model._pipeline.models["ss_generator"].reverse_fn.backbone.passes
