@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from stream_worker import metrics, telemetry
 from stream_worker.dead_letters import dead_letter
@@ -44,11 +45,14 @@ class Attempts:
         self._fatal = fatal
         self._turnstile = Turnstile()
 
-    async def outputs(self, record: Received, starts: Callable[[], None], *, alone: bool = False) -> list[Output]:
+    async def outputs(
+        self, record: Received, starts: Callable[[], None], *, alone: Callable[[], Awaitable[None]] | None = None
+    ) -> list[Output]:
         """The outputs of one record, whatever happens: of its result, or of its failure.
 
         `starts` is called when the group is about to be given the record, and again at each further attempt.
-        `alone`: no other record of this process is in work at the same time.
+        With `alone`, no other record of this process is in work at the same time: it is awaited once that is so and
+        before the group is given the record, at each attempt. What it raises ends the attempts.
         """
         first_at, started, attempts = utc_now(), time.monotonic(), 0
         outages_s: list[float] = []
@@ -61,9 +65,6 @@ class Attempts:
             except FatalError as error:
                 self._fatal(error)
                 raise asyncio.CancelledError from None
-            except Exception as error:  # a bug of ours on this record must not stop the others
-                log.exception("processing failed", topic=record.topic, offset=record.offset)
-                final = RecordFault(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
             delay = None
             if isinstance(final, TransientFault):
                 delay = self._retry.delay(final.reason, attempts, time.monotonic() - started - sum(outages_s))
@@ -95,22 +96,42 @@ class Attempts:
         return self._group.failed(record, fault)
 
     async def _process(
-        self, record: Received, starts: Callable[[], None], alone: bool, outages_s: list[float]
+        self,
+        record: Received,
+        starts: Callable[[], None],
+        alone: Callable[[], Awaitable[None]] | None,
+        outages_s: list[float],
     ) -> list[Output]:
         """One attempt. An outage is waited out, as long as it takes; its seconds are noted, and part of no bound."""
         waits = 0
         with self._outages.waiter() as hit:
             while True:
                 begun = time.monotonic()
-                try:
-                    async with self._turnstile.alone() if alone else self._turnstile.shared():
+                async with self._turn(alone):
+                    try:
                         starts()  # no await from here: the next record of the lane may start once this one has
                         return await self._group.process(record)
-                except OutageError as outage:
-                    hit(outage)
-                    delay = outage_delay(waits)
-                    log.warning("waiting out an outage", error=str(outage), retry_in_s=round(delay, 1))
-                    waits += 1
-                    self._progress()
-                    await pause(delay)
-                    outages_s.append(time.monotonic() - begun)
+                    except OutageError as outage:
+                        hit(outage)
+                        delay = outage_delay(waits)
+                        log.warning("waiting out an outage", error=str(outage), retry_in_s=round(delay, 1))
+                    except (RecordFault, FatalError):
+                        raise
+                    except Exception as error:  # a bug of ours on this record must not stop the others
+                        log.exception("processing failed", topic=record.topic, offset=record.offset)
+                        raise RecordFault(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}") from error
+                waits += 1
+                self._progress()
+                await pause(delay)
+                outages_s.append(time.monotonic() - begun)
+
+    @asynccontextmanager
+    async def _turn(self, alone: Callable[[], Awaitable[None]] | None) -> AsyncIterator[None]:
+        """Beside others; or alone, and said so."""
+        if alone is None:
+            async with self._turnstile.shared():
+                yield
+        else:
+            async with self._turnstile.alone():
+                await alone()
+                yield

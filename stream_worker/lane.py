@@ -443,8 +443,13 @@ class Lane:
         before = self._custody[source]
         if before.alone >= self._settings.stage.worker_crashes:
             return self._attempts.crashed(work.record, before.alone)
-        begun = before.begun()
+        return await self._attempts.outputs(work.record, work.started.set, alone=lambda: self._begin(source))
+
+    async def _begin(self, source: TopicPartition) -> None:
+        """The record at the front of a source is alone in work from now on: if this process dies, it may be why."""
+        if source in self._begun:
+            return
+        begun = self._custody[source].begun()
         await self._write([], {source: begun})
         self._custody[source] = begun
         self._begun.add(source)
-        return await self._attempts.outputs(work.record, work.started.set, alone=True)

@@ -13,6 +13,18 @@ from tests.unit.demo.synthetic import Synthetic
 OBJECTS_AT_LEAST = 17  # more than the WebGL contexts that a browser keeps alive in a page
 
 CAMERA = "document.querySelector('{}')._fullLayout.scene._scene.getCamera().eye"
+STILL = """
+new Promise((done) => {{
+  let before = null, frames = 0;
+  const look = () => {{
+    const now = JSON.stringify({0});
+    frames = now === before ? frames + 1 : 0;
+    before = now;
+    if (frames >= 5) done(); else requestAnimationFrame(look);
+  }};
+  look();
+}})
+"""
 IN_SIGHT = """
 (async () => {{
   const view = document.querySelector('{0}');
@@ -46,12 +58,16 @@ async def shown(tab: Page, selector: str) -> tuple[float, float]:
 
 
 async def turn(tab: Page, selector: str, dx: float, dy: float) -> None:
-    """Drag a view with the mouse, until plotly has taken note of it: not before that is it kept."""
+    """Drag a view with the mouse, until plotly has taken note of it (not before that is it kept) and it stands still.
+
+    Plotly turns it on at the speed of the last move until the next frame is drawn: far, on a slow machine.
+    """
     x, y = await shown(tab, selector)
     turned = f"new Promise((done) => document.querySelector('{selector}').once('plotly_relayout', () => done()))"
     await tab.evaluate(f"window.turned = {turned}; null")
     await tab.drag(x, y, dx, dy)
     await tab.evaluate("window.turned")
+    await tab.evaluate(STILL.format(CAMERA.format(selector)))
 
 
 def selectors(made: Synthetic) -> list[str]:

@@ -101,12 +101,12 @@ async def send(settings: Settings, values: list[bytes]) -> None:
     await producer.stop()
 
 
-async def send_to_first(settings: Settings, values: list[bytes]) -> None:
-    """Send values to partition 0."""
+async def send_to(settings: Settings, partition: int, values: list[bytes]) -> None:
+    """Send values to one partition."""
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
     await producer.start()
     for value in values:
-        await producer.send_and_wait(settings.kafka.prefix + topics.IMAGES, value, key=value, partition=0)
+        await producer.send_and_wait(settings.kafka.prefix + topics.IMAGES, value, key=value, partition=partition)
     await producer.stop()
 
 
@@ -129,6 +129,13 @@ async def read(settings: Settings, topic: str, count: int, within_s: float = 30)
                     ]
         for records in (await consumer.getmany(timeout_ms=500)).values():
             got += [Received(topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
+    except TimeoutError:
+        came = dict(Counter(record.partition for record in got))
+        at = {
+            tp.partition: (await consumer.position(tp), consumer.last_stable_offset(tp), consumer.highwater(tp))
+            for tp in consumer.assignment()
+        }
+        raise AssertionError(f"{len(got)} of {count} came, {came}; position, stable, end: {at}") from None
     finally:
         await consumer.stop()
     return got
@@ -178,12 +185,12 @@ async def test_a_position_that_a_node_does_not_have_is_no_reason_to_begin_again(
     async def noted(record: Received) -> None:
         seen.append(record.offset)
 
-    await send_to_first(settings, values_of(4))
+    await send_to(settings, 0, values_of(4))
     async with running(Echo(noted), settings) as stage:
         await read(settings, topics.COMPLETED, 4)
         stage._consumer.seek(source, 6)
         await asyncio.sleep(2 * OUT_OF_RANGE_S + 1)  # asked, and asked again
-        await send_to_first(settings, [b"4", b"5", b"6"])
+        await send_to(settings, 0, [b"4", b"5", b"6"])
         async with asyncio.timeout(30):
             while 6 not in seen:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.05)
@@ -193,10 +200,10 @@ async def test_a_position_that_a_node_does_not_have_is_no_reason_to_begin_again(
 
 async def test_records_that_were_deleted_before_they_were_done_are_said_and_passed_over(settings: Settings) -> None:
     source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
-    await send_to_first(settings, values_of(2))
+    await send_to(settings, 0, values_of(2))
     async with running(Echo(), settings):
         await read(settings, topics.COMPLETED, 2)
-    await send_to_first(settings, values_of(8)[2:])
+    await send_to(settings, 0, values_of(8)[2:])
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
     await admin.start()
     await admin.delete_records({source: RecordsToDelete(before_offset=6)})
@@ -384,7 +391,7 @@ async def test_what_a_rebalance_takes_away_is_sealed_where_all_of_it_is_committe
     async with running(first, settings):
         await send(settings, values_of(PARTITIONS))
         await read(settings, topics.COMPLETED, PARTITIONS)
-        await send_to_first(settings, [b"hangs"])
+        await send_to(settings, 0, [b"hangs"])
         await asyncio.wait_for(begun.wait(), 30)
         async with running(second, settings):
             async with asyncio.timeout(30):
@@ -470,6 +477,43 @@ async def test_a_record_that_was_alone_when_its_workers_died_is_given_up(setting
     assert headers[PREFIX + "reason"] == b"worker_crashed"
 
 
+async def test_a_death_counts_against_a_record_alone_only_while_nothing_else_is_in_work(settings: Settings) -> None:
+    """While it waits for its turn to be alone, another lane's record may be what kills the process."""
+    beside, go_on, tried = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(record: Received) -> None:
+        if record.partition == 1:
+            beside.set()
+            await go_on.wait()
+        if record.partition == 0:
+            tried.set()
+            await asyncio.Event().wait()
+
+    source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
+    producer = TransactionalProducer(settings.kafka, "onlooker", settings.kafka.prefix + "echo")
+    await producer.start()
+
+    async def begun() -> int:
+        return Custody.read((await producer.committed([source]))[source].metadata).alone
+
+    await note(settings, source, Custody(is_open=True, crashes=4))
+    async with running(Echo(work), settings) as stage:
+        await stage_open(stage, 1)
+        await send_to(settings, 1, [b"in work"])
+        await asyncio.wait_for(beside.wait(), 30)
+        await stage_open(stage, 0)
+        await send_to(settings, 0, [b"suspected"])
+        async with asyncio.timeout(30):
+            while stage._lanes[0].idle:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        assert (tried.is_set(), await begun()) == (False, 0)
+        go_on.set()
+        await asyncio.wait_for(tried.wait(), 30)
+        assert await begun() == 1
+    await producer.stop()
+
+
 async def test_records_take_effect_in_their_order_also_where_some_are_tried_alone(settings: Settings) -> None:
     """The join writes down with each record what it made of it: a record that ran ahead would be written last."""
     order: list[int] = []
@@ -525,13 +569,13 @@ async def test_a_lane_commits_no_more_often_than_it_is_told_to(settings: Setting
 
     async with running(Echo(note), slow) as stage:
         await stage_open(stage, 0)
-        await send_to_first(settings, [b"first"])
+        await send_to(settings, 0, [b"first"])
         assert len(await read(settings, topics.COMPLETED, 1)) == 1
-        await send_to_first(settings, values_of(before_full))
+        await send_to(settings, 0, values_of(before_full))
         assert len(await read(settings, topics.COMPLETED, 1)) == 1
-        await send_to_first(settings, [b"one more"])
+        await send_to(settings, 0, [b"one more"])
         got = await read(settings, topics.COMPLETED, 1 + before_full)
-        await send_to_first(settings, [b"last"])
+        await send_to(settings, 0, [b"last"])
         await asyncio.wait_for(last.wait(), 30)
     got = await read(settings, topics.COMPLETED, 3 + before_full)
     assert Counter(record.value for record in got) == Counter([b"first", *values_of(before_full), b"one more", b"last"])

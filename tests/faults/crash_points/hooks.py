@@ -11,6 +11,7 @@ After a produce the output lies in the topic, uncommitted.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class Gun:
         self._plan = plan
         self._shot: Shot | None = plan.next()
         self._passes = 0
-        self.commits = 0
+        self.commits: Counter[str] = Counter()
+        """By transactional id, with 0 of a lane that was taken over and has none yet."""
         self.ending: set[str] = set()
         """Transactional ids that a commit is under way for: requests are sent by a task of the client's own."""
 
@@ -64,7 +66,9 @@ class Gun:
     def at(self, point: str, key: str | None = None) -> None:
         """A point is passed now."""
         shot, transaction = self._shot, TRANSACTION.get()
-        if shot is None or not self.aims_at(point) or self.commits < shot.commits or shot.key not in (None, key):
+        if shot is None or not self.aims_at(point) or shot.key not in (None, key):
+            return
+        if min(self.commits.values(), default=0) < shot.commits:
             return
         if transaction is not None and not transaction.suits(shot):
             return
@@ -79,6 +83,7 @@ def install(file: str, command: str) -> None:
     """Wrap the steps of the worker that `stream-worker COMMAND` runs."""
     gun = Gun(Plan(Path(file)))
     _wrap(TransactionalProducer, "start", _step(gun, "take over"))
+    _wrap(TransactionalProducer, "start", _lane(gun))
     _wrap(TransactionalProducer, "write", _transaction)
     _wrap(AIOKafkaProducer, "begin_transaction", _step(gun, "begin"))
     _wrap(AIOKafkaProducer, "send", _produce(gun))
@@ -133,6 +138,17 @@ def _step(gun: Gun, step: str, key: Callable[[Any], str] | None = None) -> Calla
     return around
 
 
+def _lane(gun: Gun) -> Callable[[Method], Method]:
+    def around(method: Method) -> Method:
+        async def passed(self: Any) -> None:
+            gun.commits.setdefault(self._id, 0)
+            await method(self)
+
+        return passed
+
+    return around
+
+
 def _transaction(method: Method) -> Method:
     async def passed(self: Any, outputs: Any, offsets: Any) -> Any:
         there = frozenset(one.topic for one in outputs)
@@ -181,7 +197,7 @@ def _commit(gun: Gun) -> Callable[[Method], Method]:
             finally:
                 gun.ending.discard(of)
             gun.at("after commit")
-            gun.commits += transaction is not None and transaction.carries
+            gun.commits[of] += transaction is not None and transaction.carries
 
         return passed
 

@@ -18,9 +18,10 @@ class Shot:
     """A signal that a worker sends to itself.
 
     `point`: where, such as `before commit` (see `hooks.py`). `commits`: how many transactions with outputs this life
-    must have committed before; the `nth` pass of the point from there on is the one. `outputs`: how many outputs the
-    transaction must have, at least; `topic`: one of those that it must write to. `key`: of the record that is
-    processed, where it must be a certain one.
+    must have committed before, in every lane: a lane that has none in life after life is suspected, and rightly.
+    The `nth` pass of the point from there on is the one. `outputs`: how many outputs the transaction must have, at
+    least; `topic`: one of those that it must write to. `key`: of the record that is processed, where it must be a
+    certain one.
     """
 
     point: str
