@@ -91,23 +91,17 @@ async def settings(kafka: str, prefix: str) -> Settings:
     return made
 
 
-async def send(settings: Settings, values: list[bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
-    await producer.start()
-    for number, value in enumerate(values):
-        await producer.send_and_wait(
-            settings.kafka.prefix + topics.IMAGES, value, key=value, partition=number % PARTITIONS
-        )
-    await producer.stop()
+async def send(settings: Settings, values: list[bytes], partition: int | None = None) -> None:
+    """Send values to one partition, or to all in turn; each once, also where a node has just stood still.
 
-
-async def send_to(settings: Settings, partition: int, values: list[bytes]) -> None:
-    """Send values to one partition."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
-    await producer.start()
-    for value in values:
-        await producer.send_and_wait(settings.kafka.prefix + topics.IMAGES, value, key=value, partition=partition)
-    await producer.stop()
+    Without the acknowledgement of all replicas, one that leads no more says yes to records that it then drops.
+    """
+    async with AIOKafkaProducer(
+        bootstrap_servers=settings.kafka.bootstrap_servers, enable_idempotence=True
+    ) as producer:
+        for number, value in enumerate(values):
+            to = number % PARTITIONS if partition is None else partition
+            await producer.send_and_wait(settings.kafka.prefix + topics.IMAGES, value, key=value, partition=to)
 
 
 async def read(settings: Settings, topic: str, count: int, within_s: float = 30) -> list[Received]:
@@ -185,12 +179,12 @@ async def test_a_position_that_a_node_does_not_have_is_no_reason_to_begin_again(
     async def noted(record: Received) -> None:
         seen.append(record.offset)
 
-    await send_to(settings, 0, values_of(4))
+    await send(settings, values_of(4), partition=0)
     async with running(Echo(noted), settings) as stage:
         await read(settings, topics.COMPLETED, 4)
         stage._consumer.seek(source, 6)
         await asyncio.sleep(2 * OUT_OF_RANGE_S + 1)  # asked, and asked again
-        await send_to(settings, 0, [b"4", b"5", b"6"])
+        await send(settings, [b"4", b"5", b"6"], partition=0)
         async with asyncio.timeout(30):
             while 6 not in seen:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.05)
@@ -200,10 +194,10 @@ async def test_a_position_that_a_node_does_not_have_is_no_reason_to_begin_again(
 
 async def test_records_that_were_deleted_before_they_were_done_are_said_and_passed_over(settings: Settings) -> None:
     source = TopicPartition(settings.kafka.prefix + topics.IMAGES, 0)
-    await send_to(settings, 0, values_of(2))
+    await send(settings, values_of(2), partition=0)
     async with running(Echo(), settings):
         await read(settings, topics.COMPLETED, 2)
-    await send_to(settings, 0, values_of(8)[2:])
+    await send(settings, values_of(8)[2:], partition=0)
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
     await admin.start()
     await admin.delete_records({source: RecordsToDelete(before_offset=6)})
@@ -391,7 +385,7 @@ async def test_what_a_rebalance_takes_away_is_sealed_where_all_of_it_is_committe
     async with running(first, settings):
         await send(settings, values_of(PARTITIONS))
         await read(settings, topics.COMPLETED, PARTITIONS)
-        await send_to(settings, 0, [b"hangs"])
+        await send(settings, [b"hangs"], partition=0)
         await asyncio.wait_for(begun.wait(), 30)
         async with running(second, settings):
             async with asyncio.timeout(30):
@@ -499,10 +493,10 @@ async def test_a_death_counts_against_a_record_alone_only_while_nothing_else_is_
     await note(settings, source, Custody(is_open=True, crashes=4))
     async with running(Echo(work), settings) as stage:
         await stage_open(stage, 1)
-        await send_to(settings, 1, [b"in work"])
+        await send(settings, [b"in work"], partition=1)
         await asyncio.wait_for(beside.wait(), 30)
         await stage_open(stage, 0)
-        await send_to(settings, 0, [b"suspected"])
+        await send(settings, [b"suspected"], partition=0)
         async with asyncio.timeout(30):
             while stage._lanes[0].idle:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.05)
@@ -569,13 +563,13 @@ async def test_a_lane_commits_no_more_often_than_it_is_told_to(settings: Setting
 
     async with running(Echo(note), slow) as stage:
         await stage_open(stage, 0)
-        await send_to(settings, 0, [b"first"])
+        await send(settings, [b"first"], partition=0)
         assert len(await read(settings, topics.COMPLETED, 1)) == 1
-        await send_to(settings, 0, values_of(before_full))
+        await send(settings, values_of(before_full), partition=0)
         assert len(await read(settings, topics.COMPLETED, 1)) == 1
-        await send_to(settings, 0, [b"one more"])
+        await send(settings, [b"one more"], partition=0)
         got = await read(settings, topics.COMPLETED, 1 + before_full)
-        await send_to(settings, 0, [b"last"])
+        await send(settings, [b"last"], partition=0)
         await asyncio.wait_for(last.wait(), 30)
     got = await read(settings, topics.COMPLETED, 3 + before_full)
     assert Counter(record.value for record in got) == Counter([b"first", *values_of(before_full), b"one more", b"last"])
