@@ -138,7 +138,7 @@ async def run(seed: int, profile: Profile, folder: Path, tell: Callable[[str], N
                 async with _injecting(service, steps, folder):
                     await live.until(enough, profile.within_s)
                 tell(f"{len(service.hits)} faults landed, over after {service.now():.0f} s")
-                published = await asyncio.wait_for(publishing, READ_S)
+                published = await asyncio.wait_for(publishing, profile.publish_s + READ_S)
                 if not await live.until(len(planned.expected), DRAIN_S):
                     tell(f"{service.waiting()} images without an outcome")
         await _drained(settings, tell)
