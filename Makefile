@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 IMAGES ?=
 SEED ?=
 
-.PHONY: help setup demo test faults lint format lock clean
+.PHONY: help setup demo test faults guards bench-detector lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
 
 faults: setup ## the long fault run, about an hour (SEED=n for one seed, IMAGES=n for fewer photos, SHORT=1 for a few minutes)
 	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SHORT),--short)
+
+bench-detector: setup ## images a second of the detector, beside its bare network and a plain loop (a quarter of an hour)
+	$(BIN)/python -m tests.benchmarks.detector --network rooms-seg --images 400 --loop-images 100
+	$(BIN)/python -m tests.benchmarks.detector --network yolo11l-seg
 
 guards: setup ## take out each guard of the guarantees, and see its tests fail: half an hour
 	$(BIN)/python -m tests.guards.run $(GUARD)

@@ -29,6 +29,7 @@ from stream_worker.images.address import AddressPolicy
 from stream_worker.images.decode import Decoder
 from stream_worker.images.fetch import Fetcher, FetchLimits
 from stream_worker.models import results
+from stream_worker.models.batches import Batches
 from stream_worker.models.results import FoundObject
 from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Detector as DetectorSettings
@@ -39,7 +40,9 @@ NAME = "detector"
 RECONSTRUCTOR = "reconstructor"
 PHOTOS = "images"
 OURS = "rooms-seg"
-MODELS = {"yolo": "stream_worker.models.yolo:Yolo"}
+LEAST_WINDOW = 8
+"""Photos that are fetched, decoded, in the model or committed at once; four batches where they are larger than one."""
+MODELS = {"yolo": "stream_worker.models.yolo.adapter:Yolo"}
 
 
 class Detector(Stateless):
@@ -47,15 +50,15 @@ class Detector(Stateless):
 
     name = NAME
     topics: tuple[str, ...] = (topics.IMAGES,)
-    window = 8
-    """Photos that are fetched, decoded, in the model or committed at once."""
 
     def __init__(self, settings: Settings, worker: str | None = None) -> None:
         """`worker` names this process in the headers of its events."""
         self._source = f"{NAME}/{worker}" if worker else NAME
         self._settings = settings
         section = settings.detector
-        self.longest_s = inference.longest_s(section, self.window)
+        batch = inference.batch(section)
+        self.window = LEAST_WINDOW if batch == 1 else 4 * batch
+        self.longest_s = inference.longest_s(section, self.window // batch)
         self._resources = AsyncExitStack()
         self._balancer = Balancer(settings.kafka, RECONSTRUCTOR)
         self._host = inference.host(
@@ -63,8 +66,9 @@ class Detector(Stateless):
             MODELS.get(section.model, section.model),
             section,
             Reason.DETECT_FAILED,
-            options={"weights": weights(section)},
+            options={"weights": weights(section), "batch": batch},
         )
+        self._model = Batches(self._host, section.batch_wait_ms / 1000)
         self._store: Store
         self._fetcher: Fetcher
         self._decoder: Decoder
@@ -75,10 +79,16 @@ class Detector(Stateless):
         async with AsyncExitStack() as stack:
             self._store = await stack.enter_async_context(open_store(self._settings))
             await stack.enter_async_context(self._host)
+            await stack.enter_async_context(self._model)
             self._decoder = await stack.enter_async_context(Decoder(images))
             self._fetcher = await stack.enter_async_context(
                 Fetcher(
-                    FetchLimits(total_s=images.timeout_s, max_bytes=images.max_bytes, connections=self.window),
+                    FetchLimits(
+                        total_s=images.timeout_s,
+                        max_bytes=images.max_bytes,
+                        connections=self.window,
+                        connections_per_host=max(LEAST_WINDOW, self.window // 2),
+                    ),
                     AddressPolicy.parse(images.allow_networks, ports=images.ports),
                     s3_allow=images.s3_buckets,
                 )
@@ -110,7 +120,7 @@ class Detector(Stateless):
             lap("decode")
             blob = await self._store.put_content(PHOTOS, fetched.data, fetched.media_type or "image/*")
             lap("store")
-            result = await self._host.infer(
+            answer = await self._model.infer(
                 {
                     "pixels": pixels.path,
                     "width": pixels.width,
@@ -123,7 +133,7 @@ class Detector(Stateless):
             pixels.release()
         photo = PhotoRef(**blob.model_dump(), width=pixels.width, height=pixels.height)
         most = self._settings.detector.max_objects
-        objects, steps = await asyncio.to_thread(results.found, result.header, photo.width, photo.height, most)
+        objects, steps = await asyncio.to_thread(results.found, answer, photo.width, photo.height, most)
         times.update({f"detect_{name}": seconds for name, seconds in steps.items()})
         return self._outputs(record, event, photo, objects, times)
 

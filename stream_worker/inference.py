@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from stream_worker.errors import Reason
@@ -10,10 +12,15 @@ from stream_worker.events import Model
 from stream_worker.models.answer import clean
 from stream_worker.models.environment import compute_limits
 from stream_worker.models.host import ModelHost
-from stream_worker.settings import ModelProcess
+from stream_worker.settings import Detector, ModelProcess
 
-_OURS = {"catalogue", "points", "python", "load_timeout_s", "task_timeout_s", "memory_limit_mb"}
+_OURS = {"catalogue", "points", "python", "load_timeout_s", "task_timeout_s", "memory_limit_mb", "batch_wait_ms"}
 """What is the host's business; all other settings of the section are the model's options."""
+
+BATCH = 16
+"""Photos that a detector's model is given at once on a GPU. On an H200 a forward pass of 16 does 13 times what one of a
+single photo does, and one of 64 a seventh more than one of 16 does (measured with yoloe-11l-seg, random weights)."""
+NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def host(
@@ -39,6 +46,15 @@ def host(
         fault_reason=fault_reason,
         reasons=reasons or {},
     )
+
+
+def batch(section: Detector) -> int:
+    """How many photos the detector's model is given at once."""
+    if section.batch is not None:
+        return section.batch
+    kind = section.device.partition(":")[0]
+    gpu = kind == "cuda" or (kind == "auto" and NVIDIA.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "")
+    return BATCH if gpu else 1
 
 
 def model_of(host: ModelHost) -> Model:

@@ -6,7 +6,7 @@ Names follow Prometheus' conventions (seconds, bytes, `_total`). A worker serves
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from stream_worker.errors import Exit, UserError
 
@@ -83,6 +83,13 @@ MODEL_ENDS = Counter(
     "stream_worker_model_ends_total",
     "Ends of a model's process that nobody wished for, by cause: crash, timeout, recycle, failed_start.",
     ["model", "cause"],
+    registry=REGISTRY,
+)
+BATCH_PHOTOS = Histogram(
+    "stream_worker_batch_photos",
+    "Photos that a detector's model was given at once.",
+    ["model"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
     registry=REGISTRY,
 )
 

@@ -6,9 +6,8 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,6 +18,7 @@ from yarl import URL
 
 from stream_worker.errors import Reason, RecordFault, TransientFault, UserError
 from stream_worker.images.address import AddressPolicy
+from stream_worker.images.hosts import Hosts
 from stream_worker.images.urls import HttpTarget, S3Target, follow, parse_url, safe_url
 
 __all__ = ["FetchLimits", "Fetched", "Fetcher", "ReadS3", "safe_url"]
@@ -43,17 +43,17 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_
 class FetchLimits:
     """How much one photo, and one host, may cost."""
 
-    total_s: float = 20.0  # one photo, all its redirects included; waiting for a free slot is not counted
+    total_s: float = 20.0  # one photo, all its redirects included; waiting for room is not counted
     connect_s: float = 5.0  # one address: TCP and TLS
     stall_s: float = 10.0  # between two arrivals of data
-    queue_s: float = 60.0  # waiting for a free slot
+    queue_s: float = 60.0  # waiting for room
     max_bytes: int = 25 * _MIB
     max_redirects: int = 3
     max_header_line_bytes: int = 8190
     max_headers: int = 64
     # Memory at worst: `connections` x `max_bytes` x 2.
     connections: int = 32  # at a time, all hosts together
-    connections_per_host: int = 8  # at a time: a slow host holds this many slots and no more
+    connections_per_host: int = 8  # at a time; fewer for one that has not answered yet (hosts.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Fetcher:
         self._s3_allow = tuple(_s3_prefix(entry) for entry in s3_allow)
         self._tls: ssl.SSLContext | bool = tls if tls is not None else True
         self._lookup = lookup or _system_lookup
-        self._slots = _Slots(limits.connections, limits.connections_per_host, limits.queue_s)
+        self._hosts = Hosts(limits.connections, limits.connections_per_host, limits.queue_s)
         self._threads: ThreadPoolExecutor | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -154,10 +154,10 @@ class Fetcher:
         left_s = self._limits.total_s
         for _ in range(self._limits.max_redirects + 1):
             self._policy.check_port(target.port)
-            # Slots are taken for each hop anew: none is held while waiting for another.
-            async with self._slots.taken(f"{target.host}:{target.port}"):
+            # Room is taken for each hop anew: none is held while waiting for another.
+            async with self._hosts.asked(f"{target.host}:{target.port}") as briefly_s:
                 begun = loop.time()
-                answer = await _within(left_s, self._get(target))
+                answer = await _within(min(left_s, briefly_s or left_s), self._get(target))
                 left_s -= loop.time() - begun
             if isinstance(answer, Fetched):
                 return answer
@@ -169,7 +169,7 @@ class Fetcher:
         if self._read_s3 is None or not any(wanted.startswith(prefix) for prefix in self._s3_allow):
             raise RecordFault(Reason.URL_REFUSED, "the bucket or prefix is not one that photos are read from")
         limit = self._limits.max_bytes
-        async with self._slots.taken(f"s3://{target.bucket}"):
+        async with self._hosts.asked(f"s3://{target.bucket}"):
             read = self._read_s3(target.bucket, target.key, limit)
             data = await _within(self._limits.total_s, read)
         if len(data) > limit:
@@ -273,36 +273,6 @@ class _Answer(aiohttp.ClientResponse):
 
         connection.protocol.read = counted
         return await super().start(connection)
-
-
-class _Slots:
-    """Bounds the requests at a time, to one host and altogether."""
-
-    def __init__(self, total: int, per_host: int, wait_s: float) -> None:
-        self._all = asyncio.Semaphore(total)
-        self._per_host = per_host
-        self._wait_s = wait_s
-        self._hosts: dict[str, tuple[asyncio.Semaphore, int]] = {}
-
-    @asynccontextmanager
-    async def taken(self, host: str) -> AsyncIterator[None]:
-        """Hold a slot of `host`. Raises TransientFault(FETCH_TIMEOUT) when none comes free in time."""
-        semaphore, users = self._hosts.get(host) or (asyncio.Semaphore(self._per_host), 0)
-        self._hosts[host] = (semaphore, users + 1)
-        try:
-            async with asyncio.timeout(self._wait_s) as patience:
-                # The host's slot first: who waits for a slow host must not hold what others need.
-                async with semaphore, self._all:
-                    patience.reschedule(None)
-                    yield
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise TransientFault(Reason.FETCH_TIMEOUT, "too many photos wait for this host") from None
-        finally:
-            semaphore, users = self._hosts.pop(host)
-            if users > 1:
-                self._hosts[host] = (semaphore, users - 1)
 
 
 async def _within(seconds: float, work: Awaitable[_T]) -> _T:

@@ -27,7 +27,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -39,6 +38,8 @@ from stream_worker.models.protocol import (
     ModelFault,
     NotFiniteError,
     ProtocolError,
+    failure,
+    one_line,
     read_frame,
     write_frame,
 )
@@ -48,8 +49,6 @@ PR_SET_NO_NEW_PRIVS = 38
 
 OOM_SCORE = "500"
 """When memory runs out the kernel should take the model, which is replaced, and not the consumer."""
-
-MAX_MESSAGE_CHARS = 500
 
 LARGE_BYTES = 256 * 1024
 """Of an answer's body that follows later, and by shared memory where the host has a folder for it."""
@@ -179,7 +178,7 @@ class Child:
             found = given.result() if isinstance(given, Future) else given
             answer["result"], body = _of_the_right_form(model.infer(header["task"], found))
         except Exception as error:  # noqa: BLE001  (whatever it is, the host must hear of it)
-            answer.update(_failure(error))
+            answer.update(failure(error))
         answer["busy_s"] = round(time.monotonic() - began, 6)
         self._state, self._task_id = "ready", None
         if isinstance(body, bytes) and len(body) < LARGE_BYTES:
@@ -197,7 +196,7 @@ class Child:
         except ProtocolError as error:  # refused before a byte was written: a NaN, or too large
             code = "not_finite" if isinstance(error, NotFiniteError) else "bad_answer"
             kept = {name: value for name, value in answer.items() if name not in ("result", "body_later")}
-            self._send({**kept, "fault": {"code": code, "message": _one_line(error)}})
+            self._send({**kept, "fault": {"code": code, "message": one_line(error)}})
             return False
         return True
 
@@ -212,7 +211,7 @@ class Child:
                 raise ModelFault("bad_answer", "the model's body must be bytes")
             said["result"], data = self._left(str(task_id), made)
         except Exception as error:  # noqa: BLE001  (whatever it is, the host must hear of it)
-            said.update(_failure(error))
+            said.update(failure(error))
         said["busy_s"] = round(time.monotonic() - began, 6)
         self._send_answer(said, data)
 
@@ -259,7 +258,7 @@ def _model_class(name: str) -> type[Model]:
     try:
         found: type[Model] = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
-        raise ModelFault("import_failed", f"{sys.executable} can't import {module_name}: {_one_line(error)}") from error
+        raise ModelFault("import_failed", f"{sys.executable} can't import {module_name}: {one_line(error)}") from error
     except AttributeError:
         raise ModelFault("import_failed", f"{module_name} has no class {class_name!r}") from None
     return found
@@ -273,36 +272,12 @@ def _of_the_right_form(answer: Any) -> tuple[dict[str, Any], Body]:
     raise ModelFault("bad_answer", "the model's `infer` must give a dict and bytes")
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    """The part of a RESULT that says what went wrong; the traceback goes to the log."""
-    if isinstance(error, ModelFault):
-        return {"fault": {"code": error.code, "message": error.message}}
-    traceback.print_exception(error, file=sys.stderr)
-    names = {ancestor.__name__ for ancestor in type(error).__mro__}
-    message = _one_line(error)
-    if "OutOfMemoryError" in names:  # torch's, known by name because torch may not be here
-        return {"fault": {"code": "cuda_oom", "message": message}}
-    return {
-        "error": {
-            "type": type(error).__name__,
-            "message": message,
-            # After a sticky CUDA error every later call in this process fails as well.
-            "poisoned": "AcceleratorError" in names or "CUDA error" in str(error),
-        }
-    }
-
-
 def _init_fault(error: Exception) -> dict[str, str]:
-    failure = _failure(error)
-    if "fault" in failure:
-        fault: dict[str, str] = failure["fault"]
+    said = failure(error)
+    if "fault" in said:
+        fault: dict[str, str] = said["fault"]
         return fault
-    return {"code": "load_failed", "message": f"{type(error).__name__}: {_one_line(error)}"}
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:MAX_MESSAGE_CHARS] if lines else type(error).__name__
+    return {"code": "load_failed", "message": f"{type(error).__name__}: {one_line(error)}"}
 
 
 def _rss_bytes() -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,15 +46,25 @@ class ModelResult:
     """How long the child took for a body that it made and left while it had its next task already."""
 
 
+Task = Mapping[str, Any]
+"""What a model is asked to do, as JSON."""
+
+
 @dataclass(slots=True)
 class _Call:
     """One `infer`."""
 
-    task: Mapping[str, Any]
+    task: Task | Callable[[], Task]
     payload: bytes
     timeout_s: float
     given: bool = False
     """Whether the child has it already decides what cancelling means."""
+
+    def made(self) -> Task:
+        """The task, made if it is not yet."""
+        if callable(self.task):
+            self.task = self.task()
+        return self.task
 
 
 @dataclass(eq=False)
@@ -78,8 +88,10 @@ class ModelHost(KeptModel):
         self._ids = itertools.count(1)
         self._alone = 0
 
-    async def infer(self, task: Mapping[str, Any], payload: bytes = b"", timeout_s: float | None = None) -> ModelResult:
-        """Have one task done, after those that were asked before it.
+    async def infer(
+        self, task: Task | Callable[[], Task], payload: bytes = b"", timeout_s: float | None = None
+    ) -> ModelResult:
+        """Have one task done, after those that were asked before it; a function makes one when its turn is next.
 
         Cancelling the caller takes a waiting task back. One that the child already has runs on, within
         its deadline, and its answer is thrown away before the next task is sent.
@@ -113,7 +125,7 @@ class ModelHost(KeptModel):
                     said = await process.task(task_id, None, b"")
                 else:
                     task_id = next(self._ids)
-                    said = await process.task(task_id, call.task, call.payload)
+                    said = await process.task(task_id, call.made(), call.payload)
                 answer = await self._understood(process, said)
             self._alone = max(0, self._alone - 1)
             self._did(process, answer)
@@ -150,7 +162,7 @@ class ModelHost(KeptModel):
             return None
         task_id = next(self._ids)
         try:
-            await process.prepare(task_id, call.task, call.payload)
+            await process.prepare(task_id, call.made(), call.payload)
         except ChildGoneError:  # the task in hand hears of it
             return None
         return process, task_id

@@ -23,6 +23,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
+import traceback
 from enum import Enum
 from typing import Any
 
@@ -34,6 +36,8 @@ MAX_HEADER_BYTES = 32 * 1024 * 1024
 
 MAX_BODY_BYTES = 1024 * 1024 * 1024
 """A PLY of 4 million Gaussians of 62 floats is 1 GB; usual ones are 5 to 60 MB."""
+
+MAX_MESSAGE_CHARS = 500
 
 _CHUNK = 1024 * 1024
 
@@ -74,6 +78,31 @@ class ModelFault(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The part of an answer that says what went wrong: a `fault` or an `error`. The traceback goes to the log."""
+    if isinstance(error, ModelFault):
+        return {"fault": {"code": error.code, "message": error.message}}
+    traceback.print_exception(error, file=sys.stderr)
+    names = {ancestor.__name__ for ancestor in type(error).__mro__}
+    message = one_line(error)
+    if "OutOfMemoryError" in names:  # torch's, known by name because torch may not be here
+        return {"fault": {"code": "cuda_oom", "message": message}}
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": message,
+            # After a sticky CUDA error every later call in this process fails as well.
+            "poisoned": "AcceleratorError" in names or "CUDA error" in str(error),
+        }
+    }
+
+
+def one_line(error: Exception) -> str:
+    """An error's first line, not too long; or its type, where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:MAX_MESSAGE_CHARS] if lines else type(error).__name__
 
 
 def pack(header: dict[str, Any], body_size: int = 0) -> bytes:

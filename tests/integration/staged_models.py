@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -212,3 +213,30 @@ def _child() -> Child:
         frame = frame.f_back
     child: Child = frame.f_locals["self"]
     return child
+
+
+class Together:
+    """Takes several photos at once, and says of each what it was asked and with how many it came."""
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"model": "together", "batch": options["batch"]}
+
+    def warm_up(self) -> None:
+        pass
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        photos = task["photos"]
+        for photo in photos:
+            time.sleep(photo.get("sleep", 0))
+            if "kill" in photo:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "refuse" in photo:
+                raise ModelFault("refused", "not all of these")
+        if any("nonsense" in photo for photo in photos):
+            return {}, b"no JSON"
+        return {}, json.dumps([self._answer(photo, len(photos)) for photo in photos]).encode()
+
+    def _answer(self, photo: dict[str, Any], count: int) -> Any:
+        if "fault" in photo:
+            return {"fault": {"code": "empty_mask", "message": photo["fault"]}}
+        return photo["answer"] if "answer" in photo else {"said": photo["say"], "with": count}

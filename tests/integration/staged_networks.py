@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stream_worker.models.yolo import Yolo
+from stream_worker.models.yolo.adapter import Yolo
 
 KINDS = ("yolov8n-seg", "yolo11n-seg", "yolo26n-seg", "yoloe-11s-seg", "yoloe-26s-seg")
 NAMES = ("sofa", "chair", "floor lamp")
@@ -84,7 +84,7 @@ def compare_squares(out: Path) -> None:
     from ultralytics.data.augment import LetterBox
 
     from stream_worker.geometry.letterbox import Letterbox
-    from stream_worker.models.yolo import on_square
+    from stream_worker.models.yolo.squares import on_square
 
     sizes = ((1920, 1080), (1080, 1920), (640, 480), (640, 640), (320, 200), (1201, 777), (2000, 1), (33, 1001))
     for width, height in sizes:
@@ -92,6 +92,54 @@ def compare_squares(out: Path) -> None:
         ours = on_square(photo, Letterbox(width, height, 640))
         assert np.array_equal(ours, LetterBox((640, 640), auto=False)(image=photo)), (width, height)
     out.write_text(f"{len(sizes)} squares are equal")
+
+
+def together(weights: Path, photo: Path, out: Path) -> None:
+    """What a network says of photos that it sees with others, in every order, and with a clock that runs away."""
+    import numpy as np
+    import torch
+    from ultralytics import YOLO
+    from ultralytics.utils import nms
+
+    from stream_worker.geometry.letterbox import Letterbox
+    from stream_worker.models.yolo.network import END_TO_END_ROWS, Found, Network
+    from stream_worker.models.yolo.squares import on_square
+
+    def network(count: int, confidence: float = 0.0) -> Network:
+        limits: dict[str, Any] = {"confidence": confidence, "iou": 0.5, "agnostic_nms": True, "max_objects": 12}
+        return Network(YOLO(weights), device="cpu", half=True, size=320, together=count, **limits)
+
+    def same(one: Found, other: Found) -> bool:
+        return np.array_equal(one.rows, other.rows) and np.array_equal(one.logits, other.logits)
+
+    first: Any = np.load(photo)
+    squares = [on_square(shown, Letterbox(1280, 640, 320)) for shown in (first, first[::-1].copy(), 255 - first)]
+    said: dict[str, Any] = {}
+    four = network(4)
+    alone = [four.find([square], [None])[0] for square in squares]
+    said["objects"] = [len(found.rows) for found in alone]
+    said["as alone"] = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 1, 1, 1), (2, 0, 1, 2, 0, 1)):
+        found = four.find([squares[number] for number in order], [None] * len(order))
+        said["as alone"].append(all(same(one, alone[number]) for one, number in zip(found, order, strict=True)))
+    said["own classes"] = [
+        sorted(set(found.rows[:, 5].tolist())) for found in four.find([squares[0]] * 3, [[0], [2], []])
+    ]
+    ticks = iter(range(0, 10**9, 1000))
+    nms.time.time = lambda: float(next(ticks))
+    said["hurried"] = [same(*pair) for pair in zip(four.find(squares, [None] * 3), alone, strict=True)]
+    raw = torch.zeros(1, 4 + four._classes + 32, 2100)
+    raw[0, :4, :END_TO_END_ROWS] = torch.tensor([[20.0 * n + 10, 10, 8, 8] for n in range(END_TO_END_ROWS)]).T
+    raw[0, 4, :END_TO_END_ROWS] = 0.5
+    sure = network(1, 0.25)
+    said["six"] = len(sure._kept(sure._candidates(raw, 1)[0], None))
+    out.write_text(json.dumps(said))
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 class Loader:
@@ -108,11 +156,12 @@ class Loader:
         key = json.dumps(task["options"])
         if key not in self.networks:
             network = Yolo()
-            info = network.load(task["options"])
+            info = {**network.load(task["options"]), "threads": _threads()}
             network.warm_up()
             self.networks[key] = network, info
         network, info = self.networks[key]
-        return {"info": info, **network.infer(task["task"], payload)[0]}, b""
+        _, body = network.infer(task["task"], network.prepare(task["task"], payload))
+        return {"info": info}, body()
 
 
 if __name__ == "__main__":
@@ -123,3 +172,4 @@ if __name__ == "__main__":
     for name in KINDS:
         draw(folder / f"{name}.pt", folder / "photo.npy")
     compare_squares(folder / "squares.txt")
+    together(folder / "yoloe-11s-seg.pt", folder / "photo.npy", folder / "together.json")

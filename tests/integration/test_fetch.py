@@ -17,6 +17,7 @@ import pytest
 from stream_worker.errors import Reason, RecordFault, TransientFault, UserError
 from stream_worker.images.address import AddressPolicy
 from stream_worker.images.fetch import Fetched, Fetcher, FetchLimits
+from stream_worker.images.hosts import UNPROVEN
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -460,7 +461,26 @@ async def test_a_silent_host_holds_its_own_slots_only() -> None:
         for task in stuck:
             task.cancel()
         await asyncio.gather(*stuck, return_exceptions=True)
-        assert fetch._slots._hosts == {}
+        assert all(host.inside == host.waiting == 0 for host in fetch._hosts._hosts.values())
+
+
+async def test_a_host_that_says_nothing_is_left_alone_while_others_answer() -> None:
+    limits = FetchLimits(total_s=0.5, stall_s=30)
+    async with (
+        serving(silent) as quiet,
+        serving(saying(answer())) as quick,
+        fetcher(quiet.port, quick.port, limits=limits) as fetch,
+    ):
+        first = [asyncio.ensure_future(fetch.fetch(f"{quiet.url}/{n}")) for n in range(6)]
+        for n in range(20):
+            assert (await fetch.fetch(f"{quick.url}/{n}")).data == PHOTO
+        for task in first:
+            fault = await fault_of(task)
+            assert (fault.reason, isinstance(fault, TransientFault)) == (Reason.FETCH_TIMEOUT, True)
+        assert len(quiet.heads) == UNPROVEN
+        fault = await fault_of(fetch.fetch(f"{quiet.url}/later"))
+        assert "the host is silent" in fault.message
+        assert len(quiet.heads) == UNPROVEN
 
 
 async def test_waiting_for_a_slot_ends_too() -> None:

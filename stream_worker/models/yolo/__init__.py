@@ -1,0 +1,1 @@
+"""Finding objects with YOLO or YOLOE segmentation."""
