@@ -21,6 +21,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from stream_worker.publish import Publisher
 from stream_worker.settings import Detector, Images, Kafka, Local, Log, Settings, Up
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
+from tests.faults.figures import Growth, growth
+from tests.faults.memory import Memory
 from tests.photo_server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +59,8 @@ class Stage:
     images_s: float
     objects: float
     times: dict[str, float]
+    memory: list[Growth]
+    """Of each process that lived long enough."""
 
 
 async def reference(*told: str, within_s: float = WITHIN_S, folder: Path = ROOT) -> dict[str, Any]:
@@ -95,8 +100,10 @@ async def stage(settings: Settings, count: int, logs: Path) -> Stage:
             auto_offset_reset="earliest",
         ) as consumer,
         Supervisor(settings, plan(settings, []), logs) as supervisor,
+        AsyncExitStack() as stack,
     ):
         await supervisor.ready(READY_S)
+        memory = await stack.enter_async_context(Memory(supervisor.workers, time.monotonic()))
         async with asyncio.timeout(WITHIN_S):
             while len(manifests) < count:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
@@ -109,6 +116,7 @@ async def stage(settings: Settings, count: int, logs: Path) -> Stage:
         images_s=(len(moments) - 1 - skipped) / (moments[-1] - moments[skipped]),
         objects=statistics.mean(len(one.objects) for one in manifests),
         times={name: statistics.median(one.times.get(name, 0.0) for one in manifests) for name in phases},
+        memory=growth(memory.lives),
     )
 
 
@@ -192,6 +200,11 @@ async def measure(told: argparse.Namespace) -> int:
     print(f"stage / bare forward: **{beside[0]:.2f}**; stage / loop: {beside[1]:.1f}")
     for share, other in rows[1:]:
         print(f"a silent host of {share:.1%}: {1 - other.images_s / whole.images_s:.1%} of the throughput")
+    for one in whole.memory:
+        what = f"{one.worker}'s child" if one.child else one.worker
+        print(
+            f"memory of {what}: {one.second_mb:.0f} MiB in the second quarter of its life, {one.last_mb:.0f} in the last"
+        )
     print("an image's time, medians in ms: " + ", ".join(f"{n} {1000 * s:.1f}" for n, s in whole.times.items()))
     return 1 if large and whole.images_s < WANTED * forward else 0
 

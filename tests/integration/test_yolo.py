@@ -91,11 +91,11 @@ async def detect(networks: Path) -> AsyncIterator[Detect]:
         yield detect_with
 
 
-def _host(weights: Path) -> ModelHost:
+def _host(weights: Path, **options: Any) -> ModelHost:
     return ModelHost(
         name="detector",
         model="stream_worker.models.yolo.adapter:Yolo",
-        options={**OPTIONS, "weights": str(weights)},
+        options={**OPTIONS, **options, "weights": str(weights)},
         env=compute_limits(threads=1, device="cpu"),
         fault_reason=Reason.DETECT_FAILED,
     )
@@ -252,6 +252,22 @@ async def test_what_is_wrong_with_the_weights_or_options_is_one_line(
         await detect(name, pixels, **options)
     assert "\n" not in str(error.value)
     assert not (networks / "it-ran").exists()
+
+
+async def test_a_photo_of_twelve_megapixels_with_fifty_objects_fits_into_its_memory(
+    networks: Path, tmp_path: Path
+) -> None:
+    """Masks in full resolution, one box at a time: never all of them at once."""
+    coarse = np.load(networks / "photo.npy")
+    pixels = _pixels(np.ascontiguousarray(np.tile(coarse, (5, 4, 1))[:3000, :4000]), tmp_path)
+    host = _host(networks / "yoloe-11s-seg.pt", max_objects=50, iou=0.95)
+    async with host, Batches(host, 0) as batches:
+        objects = (await batches.infer(_task(pixels)))["objects"]
+        status = Path(f"/proc/{host.pid}/status").read_text()
+    assert len(objects) == 50
+    assert sum(one["area_px"] for one in objects) > 4000 * 3000
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    assert int(peak) * 1024 <= 1.5 * 2**30, f"{int(peak) / 1024:.0f} MiB at the peak"
 
 
 async def test_an_official_name_that_is_not_there_is_not_downloaded(
