@@ -202,9 +202,7 @@ async def measure(told: argparse.Namespace) -> int:
         print(f"a silent host of {share:.1%}: {1 - other.images_s / whole.images_s:.1%} of the throughput")
     for one in whole.memory:
         what = f"{one.worker}'s child" if one.child else one.worker
-        print(
-            f"memory of {what}: {one.second_mb:.0f} MiB in the second quarter of its life, {one.last_mb:.0f} in the last"
-        )
+        print(f"memory of {what}, MiB: {one.second_mb:.0f} in its second quarter, {one.last_mb:.0f} in its last")
     print("an image's time, medians in ms: " + ", ".join(f"{n} {1000 * s:.1f}" for n, s in whole.times.items()))
     return 1 if large and whole.images_s < WANTED * forward else 0
 
