@@ -156,11 +156,14 @@ async def measure(told: argparse.Namespace) -> int:
 
         def settings(prefix: str) -> Settings:
             return Settings(
-                kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, prefix=prefix, partitions=6),
+                kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, prefix=prefix, partitions=6 * told.detectors),
                 local=Local(data_dir=folder / "data"),
-                images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}", f"127.0.0.1/32:{quiet}"]),
+                images=Images(
+                    allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}", f"127.0.0.1/32:{quiet}"],
+                    decoders=told.decoders,
+                ),
                 detector=Detector(**options, batch=told.batch),
-                up=Up(detectors=1, reconstructors=0, aggregators=0),
+                up=Up(detectors=told.detectors, reconstructors=0, aggregators=0),
                 log=Log(format="json"),
             )
 
@@ -188,7 +191,9 @@ async def measure(told: argparse.Namespace) -> int:
         )
     forward = statistics.mean([before["images_s"], after["images_s"]])
     whole = rows[0][1]
-    print(f"{told.network} on {told.device}, {told.threads} threads, batch {told.batch}, torch {before['torch']}")
+    print(
+        f"{told.network} on {told.device}, {told.threads} threads, batch {told.batch}, {told.detectors} detectors, torch {before['torch']}"
+    )
     print(f"{told.images} JPEGs of 1280 x 960, {whole.objects:.1f} objects on each\n")
     print("| | images/s |\n|---|---|")
     print(f"| bare forward, before and after | {before['images_s']:.2f}, {after['images_s']:.2f} |")
@@ -216,6 +221,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--detectors", type=int, default=1, help="processes of the group, all on the same device")
+    parser.add_argument("--decoders", type=int, default=1, help="of each")
     parser.add_argument("--silent", type=float, default=0.0, help="share of the URLs, in a further run of the stage")
     return asyncio.run(measure(parser.parse_args()))
 
