@@ -191,9 +191,8 @@ async def measure(told: argparse.Namespace) -> int:
         )
     forward = statistics.mean([before["images_s"], after["images_s"]])
     whole = rows[0][1]
-    print(
-        f"{told.network} on {told.device}, {told.threads} threads, batch {told.batch}, {told.detectors} detectors, torch {before['torch']}"
-    )
+    print(f"{told.network} on {told.device}, {told.threads} threads, batch {told.batch}, torch {before['torch']}")
+    print(f"{told.detectors} detectors of {told.decoders} decoders")
     print(f"{told.images} JPEGs of 1280 x 960, {whole.objects:.1f} objects on each\n")
     print("| | images/s |\n|---|---|")
     print(f"| bare forward, before and after | {before['images_s']:.2f}, {after['images_s']:.2f} |")
