@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -208,35 +210,67 @@ async def _publish(settings: Settings, events: list[dict[str, Any]]) -> None:
             )
 
 
-@app.command(epilog="Example: [bold]stream-worker watch --image room-1 --json[/bold]")
+class Format(StrEnum):
+    """How events are shown."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Outcome(StrEnum):
+    """How an image can end."""
+
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+@app.command(epilog="Example: [bold]stream-worker watch --since 2h --status failed --format json[/bold]")
 def watch(
     context: typer.Context,
     image: Annotated[str | None, typer.Option(help="Only this image; ends when it has completed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Whole events, one a line.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Those of before, too: 2026-01-31T20:00 (UTC), or 2h (ago).")
+    ] = None,
+    status: Annotated[list[Outcome] | None, typer.Option(help="Only these outcomes; may be given again.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="A line an image, or whole events as JSON lines.")] = (
+        Format.TABLE
+    ),
 ) -> None:
-    """Follow completed images as they come."""
+    """Follow completed images as they come. With --image, those of before are looked through first."""
+    from stream_worker.audit.window import window
+    from stream_worker.events import utc_now
+
+    begin = window(since, None, utc_now()).since
+    if image is not None and begin is None:
+        begin = datetime.fromtimestamp(0, UTC)
     with contextlib.suppress(KeyboardInterrupt):
-        _run(_watch(connected(context.obj), image, as_json))
+        _run(_watch(connected(context.obj), image, begin, set(status or Outcome), form))
 
 
-async def _watch(settings: Settings, image: str | None, as_json: bool) -> None:
+async def _watch(
+    settings: Settings, image: str | None, since: datetime | None, statuses: set[Outcome], form: Format
+) -> None:
     from stream_worker.contract import encode
-    from stream_worker.watch import completed
+    from stream_worker.results import Results
 
-    async for event in completed(settings, from_start=image is not None):
-        if image is not None and event.image_id != image:
-            continue
-        if as_json:
-            sys.stdout.write(encode(event).decode() + "\n")
-            sys.stdout.flush()
-        else:
-            took = (event.completed_at - event.published_at).total_seconds()
-            labels = ", ".join(one.label for one in event.objects) or "no objects"
-            reason = f"  ({event.reason.code})" if event.reason else ""
-            line = f"{event.completed_at:%H:%M:%S}  {event.image_id}  {event.status}{reason}  {took:.2f} s  {labels}"
-            out.print(_printable(line), highlight=False, markup=False)
-        if image is not None:
-            return
+    async with Results(settings, since=since) as results:
+        async for event in results:
+            if image not in (None, event.image_id) or Outcome(event.status) not in statuses:
+                continue
+            if form is Format.JSON:
+                sys.stdout.write(encode(event).decode() + "\n")
+                sys.stdout.flush()
+            else:
+                took = (event.completed_at - event.published_at).total_seconds()
+                labels = ", ".join(one.label for one in event.objects) or "no objects"
+                reason = f"  ({event.reason.code})" if event.reason else ""
+                line = (
+                    f"{event.completed_at:%H:%M:%S}  {event.image_id}  {event.status}{reason}  {took:.2f} s  {labels}"
+                )
+                out.print(_printable(line), highlight=False, markup=False)
+            if image is not None:
+                return
 
 
 def _printable(text: str) -> str:

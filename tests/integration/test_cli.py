@@ -176,7 +176,7 @@ def test_up_publish_watch_and_sigterm_on_the_local_default(tmp_path: Path) -> No
             sent = stream_worker(tmp_path, "publish", f"{base}/a.png", "--id", "room-1", **settings)
             assert sent.returncode == Exit.OK, sent.stderr
             assert sent.stdout.startswith("room-1  run=live")
-            seen = stream_worker(tmp_path, "watch", "--image", "room-1", "--json", **settings)
+            seen = stream_worker(tmp_path, "watch", "--image", "room-1", "--format", "json", **settings)
             assert seen.returncode == Exit.OK, seen.stderr
             event = json.loads(seen.stdout)
             assert (event["image_id"], event["status"], len(event["objects"])) == ("room-1", "complete", 2)

@@ -16,7 +16,7 @@ HEAVY = ("torch", "ultralytics", "cv2", "spconv", "plotly", "PIL")
     [
         "stream_worker.cli",
         "stream_worker.publish",
-        "stream_worker.watch",
+        "stream_worker.results",
         "stream_worker.aggregator.service",
         "stream_worker.stage",
         "stream_worker.detector",
