@@ -203,8 +203,7 @@ async def _publish(settings: Settings, events: list[dict[str, Any]]) -> None:
     from stream_worker.publish import Publisher
 
     async with Publisher(settings) as publisher:
-        for event in events:
-            sent = await publisher.publish(event.pop("url"), **event)
+        async for sent in publisher.publish_many(events):
             out.print(
                 f"{sent.image_id}  run={sent.run}  partition={sent.partition}  offset={sent.offset}", highlight=False
             )

@@ -2,16 +2,21 @@
 
 async with Publisher(load()) as publisher:
     sent = await publisher.publish("https://example.com/sofa.jpg", image_id="sofa-1")
+
+with SyncPublisher(load()) as publisher:  # the same for code without an event loop
+    sent = publisher.publish("https://example.com/sofa.jpg", image_id="sofa-1")
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -25,6 +30,11 @@ from stream_worker.errors import Exit, RecordFault, UserError
 from stream_worker.events import LIVE, ImageEvent, utc_now
 from stream_worker.headers import TRACEPARENT, cloud_event
 from stream_worker.settings import Settings
+
+T = TypeVar("T")
+
+AT_ONCE = 500
+"""Photos on their way to the broker at a time, of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +140,73 @@ class Publisher:
         except KafkaError as error:
             raise UserError(f"the broker refused {event.image_id!r}: {error}", Exit.BROKER) from None
         return Published(event.image_id, event.run, sent.partition, sent.offset)
+
+    async def publish_many(self, photos: Iterable[Mapping[str, Any]]) -> AsyncIterator[Published]:
+        """Publish photos, each the keyword arguments of `publish` with its `url`; yields them in their order.
+
+        Many are on their way at a time. Raises as `publish`, at the first that fails: those behind it may have been
+        published or not.
+        """
+        sending: deque[asyncio.Task[Published]] = deque()
+        try:
+            for photo in photos:
+                sending.append(asyncio.create_task(self.publish(**photo)))
+                if len(sending) >= AT_ONCE:
+                    yield await sending.popleft()
+            while sending:
+                yield await sending.popleft()
+        finally:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+
+
+class SyncPublisher:
+    """`Publisher` for code without an event loop: its own runs in a thread. Safe to share among threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._publisher = Publisher(settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="publisher", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Connect. Raises as the Publisher does."""
+        self._thread.start()
+        try:
+            self._do(self._publisher.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send what waits, and disconnect."""
+        try:
+            self._do(self._publisher.__aexit__(kind, error, trace))
+        finally:
+            self._end()
+
+    def publish(self, url: str, **options: Any) -> Published:
+        """As `Publisher.publish`, with the same options; returns when the broker has the photo."""
+        return self._do(self._publisher.publish(url, **options))
+
+    def publish_many(self, photos: Iterable[Mapping[str, Any]]) -> list[Published]:
+        """As `Publisher.publish_many`; returns when the broker has all of them."""
+
+        async def all_of_them() -> list[Published]:
+            return [sent async for sent in self._publisher.publish_many(photos)]
+
+        return self._do(all_of_them())
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            work.close()
+            raise UserError("use the SyncPublisher as a context: `with SyncPublisher(settings) as publisher`")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

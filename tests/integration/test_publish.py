@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream_worker import topics
+from stream_worker import publish, topics
 from stream_worker.contract import decode
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import ImageEvent
-from stream_worker.publish import Publisher
+from stream_worker.publish import Publisher, SyncPublisher
 from stream_worker.settings import Kafka, Settings
 
 
@@ -72,3 +76,46 @@ async def test_without_topics_nothing_is_published(kafka: str, prefix: str) -> N
 async def test_outside_its_context_a_publisher_says_how_to_use_it(settings: Settings) -> None:
     with pytest.raises(UserError, match="async with"):
         await Publisher(settings).publish("u")
+
+
+async def test_many_are_published_in_their_order(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "AT_ONCE", 7)
+    photos = [{"url": f"https://x.test/{number}", "image_id": f"image-{number}"} for number in range(50)]
+    async with Publisher(settings) as publisher:
+        sent = [one async for one in publisher.publish_many(photos)]
+    assert [one.image_id for one in sent] == [photo["image_id"] for photo in photos]
+    assert len({(one.partition, one.offset) for one in sent}) == 50
+
+
+async def test_the_first_of_many_that_is_wrong_ends_them(settings: Settings) -> None:
+    photos = [{"url": "https://x.test/1"}, {"url": ""}, {"url": "https://x.test/2"}]
+    async with Publisher(settings) as publisher:
+        sending = publisher.publish_many(photos)
+        assert (await anext(sending)).image_id
+        with pytest.raises(UserError, match="url"):
+            await anext(sending)
+        await publisher.publish("https://x.test/3")
+
+
+def test_without_an_event_loop(kafka: str, prefix: str) -> None:
+    settings = Settings(kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=3))
+    asyncio.run(topics.create(settings.kafka))
+    with SyncPublisher(settings) as publisher:
+        assert publisher.publish("https://x.test/1", image_id="one", metadata={"order": 7}).image_id == "one"
+        with pytest.raises(UserError, match="url"):
+            publisher.publish("")
+        with ThreadPoolExecutor(4) as threads:
+            sent = list(threads.map(lambda number: publisher.publish(f"https://x.test/{number}"), range(20)))
+        sent += publisher.publish_many({"url": f"https://x.test/{number}"} for number in range(20))
+    assert len({(one.partition, one.offset) for one in sent}) == 40
+    with pytest.raises(UserError, match="as a context"):
+        publisher.publish("https://x.test/late")
+    assert not [thread for thread in threading.enumerate() if thread.name == "publisher"]
+
+
+def test_without_an_event_loop_and_without_a_broker() -> None:
+    nowhere = Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:9", request_timeout_ms=2000))
+    with pytest.raises(UserError) as error, SyncPublisher(nowhere):
+        pass
+    assert error.value.exit_code is Exit.BROKER
+    assert not [thread for thread in threading.enumerate() if thread.name == "publisher"]
