@@ -18,6 +18,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from stream_worker import telemetry
 from stream_worker.errors import Exit, UserError
@@ -275,6 +276,36 @@ async def _watch(
 def _printable(text: str) -> str:
     """Without what a hostile id could do to a terminal."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+@app.command(epilog="Example: [bold]stream-worker show room-1[/bold]")
+def show(
+    context: typer.Context,
+    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="The publisher's name of the photo.")],
+    since: Annotated[
+        str | None, typer.Option(help="Look no further back: 2026-01-31T20:00 (UTC), or 2h (ago).")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="A time line, or its parts as JSON lines.")] = Format.TABLE,
+) -> None:
+    """Tell an image's whole story: its events, who wrote them, seconds phase by phase, errors. Changes nothing."""
+    from stream_worker.audit.table import progress
+    from stream_worker.audit.window import window
+    from stream_worker.events import utc_now
+    from stream_worker.story import lines, story
+
+    begin = window(since, None, utc_now()).since
+    with progress(err) as tell:
+        chapters = _run(story(connected(context.obj), image_id, since=begin, progress=tell))
+    if form is Format.JSON:
+        for one in chapters:
+            sys.stdout.write(orjson.dumps(one.plain()).decode() + "\n")
+        return
+    names = ("time", "s", "run", "what", "of", "worker", "detail", "seconds")
+    folded = (Column(name, overflow="fold", justify="right" if name == "s" else "left") for name in names)
+    table = Table(*folded, title=Text(f"image {_printable(image_id)}"))
+    for row in lines(chapters):
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    out.print(table)
 
 
 @app.command(epilog="Example: [bold]stream-worker status[/bold]")

@@ -1,0 +1,105 @@
+"""An image's story through real groups: `stream-worker show`."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import orjson
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from stream_worker import cli, topics
+from stream_worker.aggregator.service import Aggregator
+from stream_worker.detector import Detector
+from stream_worker.errors import Exit, UserError
+from stream_worker.events import utc_now
+from stream_worker.publish import Publisher
+from stream_worker.reconstructor import Reconstructor
+from stream_worker.results import Waiting
+from stream_worker.settings import Detector as DetectorSettings
+from stream_worker.settings import Images, Kafka, Local, Settings
+from stream_worker.settings import Reconstructor as ReconstructorSettings
+from stream_worker.story import lines, story
+from tests.photo_server import serving
+from tests.staging import running
+from tests.stubs import photo
+
+
+@pytest.fixture
+async def done(kafka: str, prefix: str, tmp_path: Path) -> Settings:
+    """Two images that went through the whole service, and one whose photo is not there."""
+    with serving(lambda path: (404, "text/plain", b"") if "gone" in path else (200, "image/png", photo(7, 2))) as base:
+        settings = Settings(
+            kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2),
+            local=Local(data_dir=tmp_path),
+            images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
+            detector=DetectorSettings(model="tests.stubs:Counted", threads=1),
+            reconstructor=ReconstructorSettings(model="tests.stubs:Dots", threads=1),
+        )
+        await topics.create(settings.kafka)
+        async with AsyncExitStack() as stack:
+            waiting = await stack.enter_async_context(Waiting(settings))
+            publisher = await stack.enter_async_context(Publisher(settings))
+            await publisher.publish(f"{base}/room?token=secret", image_id="room")
+            await publisher.publish(f"{base}/room", image_id="another")
+            await publisher.publish(f"{base}/gone", image_id="gone\x1b[31m")
+            for group in (Detector(settings, "d-0"), Reconstructor(settings, "r-0"), Aggregator(settings, "a-0")):
+                await stack.enter_async_context(running(group, settings))
+            for name in ("room", "another", "gone\x1b[31m"):
+                await waiting.wait_for(name)
+    return settings
+
+
+async def test_the_story_of_an_image_and_of_no_other(done: Settings) -> None:
+    chapters = await story(done, "room")
+    said = [(one.what, one.subject, one.worker) for one in chapters]
+    assert said[0][0] == "published"
+    assert sorted(said) == sorted(
+        [
+            ("published", "image", "publisher"),
+            ("found", "image", "detector/d-0"),
+            ("handed out", "#0 square-0", "detector/d-0"),
+            ("handed out", "#1 square-1", "detector/d-0"),
+            ("reconstructed", "#0 square-0", "reconstructor/r-0"),
+            ("reconstructed", "#1 square-1", "reconstructor/r-0"),
+            ("completed", "image", "aggregator/a-0"),
+        ]
+    )
+    assert said[-1][0] == "completed"
+    assert [one.at for one in chapters] == sorted(one.at for one in chapters)
+    assert {one.run for one in chapters} == {"live"}
+    (found,) = [one for one in chapters if one.what == "found"]
+    assert {"fetch", "decode", "detect"} <= set(found.times)
+    assert "secret" not in repr(chapters)
+
+
+async def test_the_story_of_one_that_failed_has_its_dead_letter(done: Settings) -> None:
+    chapters = await story(done, "gone\x1b[31m")
+    assert {one.what for one in chapters} == {"published", "failed", "dead letter", "completed"}
+    (letter,) = [one for one in chapters if one.what == "dead letter"]
+    assert letter.detail.startswith("fetch_failed after 1 attempts, from images: the host answered 404")
+    with pytest.raises(UserError, match="know nothing of an image 'nobody'") as error:
+        await story(done, "nobody")
+    assert error.value.exit_code is Exit.FAILED
+    with pytest.raises(UserError, match="know nothing"):
+        await story(done, "room", since=utc_now())
+
+
+async def test_the_rows_are_what_a_person_reads(done: Settings) -> None:
+    rows = list(lines(await story(done, "room")))
+    assert rows[0][1:5] == ("0.00", "live", "published", "image")
+    assert "complete, revision 1" in rows[-1]
+
+
+def test_the_command(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "out", Console(width=200))
+    broker = ["--broker", str(done.kafka.bootstrap_servers)]
+    env = {"STREAM_WORKER_KAFKA__PREFIX": done.kafka.prefix}
+    shown = CliRunner().invoke(cli.app, [*broker, "show", "gone\x1b[31m"], env=env)
+    assert shown.exit_code == 0, shown.output
+    assert "dead letter" in shown.output
+    assert "\x1b[31m" not in shown.output, "an id must not colour a terminal"
+    parts = CliRunner().invoke(cli.app, [*broker, "show", "room", "--format", "json"], env=env)
+    assert [orjson.loads(line)["what"] for line in parts.stdout.splitlines()][-1] == "completed"
