@@ -2,8 +2,8 @@
 
 A host begins with few requests at a time and earns more by answering. One that has let request after request run out of
 time counts as silent: for a while it is not asked at all, its photos fail at once, and then it is tried by one request,
-briefly. But not where it is the host that most photos come from: then there is little to protect, and waiting is better
-than failing.
+briefly. But only while more photos come from others than are wanted from it: else there is little to protect, and
+waiting is better than failing.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class _Host:
     waiting: int = 0
     strikes: int = 0
     """Requests that ran out of time, in a row."""
-    asked: int = 0
-    """Requests since it last answered."""
+    wanted: int = 0
+    """Requests that were to be made since it last answered, those that waited or were refused included."""
     others: int = 0
     """Answers of all hosts together, when it last answered."""
     rests_until: float = 0.0
@@ -75,6 +75,7 @@ class Hosts:
         Raises TransientFault(FETCH_TIMEOUT): the host is silent, or no room came free in time.
         """
         host = self._known(name)
+        host.wanted += 1
         host.waiting += 1
         try:
             async with asyncio.timeout(self._wait_s):
@@ -89,7 +90,6 @@ class Hosts:
                 Reason.FETCH_TIMEOUT, f"the host is silent: {host.strikes} requests in a row had no answer in time"
             )
         host.inside += 1
-        host.asked += 1
         self._inside += 1
         try:
             yield PROBE_S if self._is_silent(host) else None
@@ -116,7 +116,7 @@ class Hosts:
         return host
 
     def _is_silent(self, host: _Host) -> bool:
-        return host.strikes >= STRIKES and self._answers - host.others > host.asked
+        return host.strikes >= STRIKES and self._answers - host.others > host.wanted
 
     def _is_refused(self, host: _Host) -> bool:
         return self._is_silent(host) and (self._clock() < host.rests_until or host.inside > 0)
@@ -129,7 +129,7 @@ class Hosts:
             if host.strikes >= STRIKES:
                 log.info("a host answers again", host=host.name)
             self._answers += 1
-            host.strikes = host.asked = 0
+            host.strikes = host.wanted = 0
             host.others = self._answers
             host.room = min(host.room + 1, self._per_host)
             return

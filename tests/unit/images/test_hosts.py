@@ -89,7 +89,7 @@ async def test_all_hosts_together_have_a_bound_too(some: Hosts) -> None:
 
 async def test_a_silent_host_is_left_alone_then_tried_briefly_by_one(some: Hosts, clock: Clock) -> None:
     await strike(some, "silent")
-    for _ in range(STRIKES + 1):
+    for _ in range(10):
         await ask(some, "other")
     with pytest.raises(TransientFault, match="the host is silent: 2 requests") as fault:
         await ask(some, "silent")
@@ -123,6 +123,16 @@ async def test_the_host_that_most_photos_come_from_is_waited_for(some: Hosts) ->
     await strike(some, "main", 10)
     await ask(some, "other")
     assert await ask(some, "main") is None
+
+
+async def test_a_host_that_many_photos_are_wanted_from_is_refused_only_while_more_come_from_others(some: Hosts) -> None:
+    await strike(some, "silent")
+    for _ in range(5):
+        await ask(some, "other")
+    for _ in range(5 - STRIKES - 1):
+        with pytest.raises(TransientFault, match="silent"):
+            await ask(some, "silent")
+    assert await ask(some, "silent") is None
 
 
 async def test_a_refusal_is_an_answer(some: Hosts) -> None:
