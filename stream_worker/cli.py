@@ -238,10 +238,10 @@ def watch(
     ),
 ) -> None:
     """Follow completed images as they come. With --image, those of before are looked through first."""
-    from stream_worker.audit.window import window
     from stream_worker.events import utc_now
+    from stream_worker.window import moment
 
-    begin = window(since, None, utc_now()).since
+    begin = None if since is None else moment(since, utc_now())
     if image is not None and begin is None:
         begin = datetime.fromtimestamp(0, UTC)
     with contextlib.suppress(KeyboardInterrupt):
@@ -289,11 +289,11 @@ def show(
 ) -> None:
     """Tell an image's whole story: its events, who wrote them, seconds phase by phase, errors. Changes nothing."""
     from stream_worker.audit.table import progress
-    from stream_worker.audit.window import window
     from stream_worker.events import utc_now
     from stream_worker.story import lines, story
+    from stream_worker.window import moment
 
-    begin = window(since, None, utc_now()).since
+    begin = None if since is None else moment(since, utc_now())
     with progress(err) as tell:
         chapters = _run(story(connected(context.obj), image_id, since=begin, progress=tell))
     if form is Format.JSON:
@@ -336,8 +336,8 @@ def audit(
     """
     from stream_worker.audit.run import audit as run_audit
     from stream_worker.audit.table import progress, show
-    from stream_worker.audit.window import window
     from stream_worker.events import utc_now
+    from stream_worker.window import window
 
     between = window(since, until, utc_now())
     with progress(err) as tell:

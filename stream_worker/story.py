@@ -17,7 +17,6 @@ from aiokafka import ConsumerRecord
 from aiokafka.partitioner import murmur2
 
 from stream_worker import topics
-from stream_worker.audit.reading import Span, TopicReader
 from stream_worker.contract import decode
 from stream_worker.dead_letters import PREFIX
 from stream_worker.errors import Exit, RecordFault, UserError
@@ -30,6 +29,7 @@ from stream_worker.events import (
     ReconstructionEvent,
 )
 from stream_worker.images.urls import safe_url
+from stream_worker.reading import Span, TopicReader
 from stream_worker.settings import Settings
 
 OF_THE_IMAGE = (topics.IMAGES, topics.DETECTIONS, topics.RECONSTRUCTIONS, topics.COMPLETED)

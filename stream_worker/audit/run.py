@@ -14,8 +14,6 @@ from stream_worker import topics
 from stream_worker.audit.blobs import BlobCheck
 from stream_worker.audit.findings import Example, Findings, Kind, Report
 from stream_worker.audit.ledger import SKEW_MS, Ledger, Scope
-from stream_worker.audit.reading import Span, TopicReader
-from stream_worker.audit.window import Window
 from stream_worker.contract import decode
 from stream_worker.dead_letters import PREFIX
 from stream_worker.errors import Exit, RecordFault, UserError
@@ -27,8 +25,10 @@ from stream_worker.events import (
     ReconstructionEvent,
     utc_now,
 )
+from stream_worker.reading import Span, TopicReader
 from stream_worker.settings import Kafka, Settings
 from stream_worker.store import open_store
+from stream_worker.window import Window
 
 BACKWARDS = (topics.COMPLETED, topics.RECONSTRUCTIONS, topics.DETECTIONS, topics.DEAD_LETTERS, topics.IMAGES)
 """The ends of the topics are taken against the stream: of every outcome that is seen, all that led to it is too."""

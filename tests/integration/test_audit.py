@@ -20,7 +20,6 @@ from stream_worker import contract, topics
 from stream_worker.aggregator import outcome
 from stream_worker.audit.findings import Kind, Report
 from stream_worker.audit.run import audit
-from stream_worker.audit.window import Window
 from stream_worker.dead_letters import dead_letter
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import (
@@ -38,6 +37,7 @@ from stream_worker.records import Received
 from stream_worker.settings import Aggregator, Kafka, Local, Settings
 from stream_worker.store import Store, open_store
 from stream_worker.up import running
+from stream_worker.window import Window
 from tests.integration.test_cli import on, stream_worker
 from tests.integration.test_pipeline import Reader, made_up, settings_for
 from tests.photo_server import serving

@@ -15,7 +15,6 @@ from stream_worker.aggregator.join import Join
 from stream_worker.audit.digests import DigestTable, digest_of
 from stream_worker.audit.findings import EXAMPLES, MEANING, Findings, Kind
 from stream_worker.audit.ledger import Ledger, Scope
-from stream_worker.audit.window import window
 from stream_worker.errors import UserError
 from stream_worker.events import (
     CompletedImageEvent,
@@ -24,6 +23,7 @@ from stream_worker.events import (
     ImageEvent,
     ReconstructionEvent,
 )
+from stream_worker.window import window
 from tests.unit.aggregator.examples import START, at, manifest, result
 
 CUT_S = 100_000.0

@@ -1,4 +1,4 @@
-"""The time between which images were accepted that an audit judges."""
+"""Moments as a person names them, and the time between two."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Window:
 
 def window(since: str | None, until: str | None, now: datetime) -> Window:
     """The window that a person means. Raises UserError where it is no time, or has no room."""
-    chosen = Window(*(None if text is None else _moment(text, now) for text in (since, until)))
+    chosen = Window(*(None if text is None else moment(text, now) for text in (since, until)))
     if chosen.since is not None and chosen.since >= (chosen.until or now):
         raise UserError(f"--from {since} is not before {'--to ' + until if until else 'now'}")
     return chosen
 
 
-def _moment(text: str, now: datetime) -> datetime:
-    """ISO 8601, UTC where no zone is given, or how long ago: 90s, 30m, 2h, 7d."""
+def moment(text: str, now: datetime) -> datetime:
+    """ISO 8601, UTC where no zone is given, or how long ago: 90s, 30m, 2h, 7d. Raises UserError where it is neither."""
     try:
         if ago := _AGO.fullmatch(text.strip()):
             return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
