@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import orjson
 import typer
@@ -21,9 +22,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from stream_worker import telemetry
-from stream_worker.errors import Exit, UserError
+from stream_worker.errors import Exit, Reason, UserError
 from stream_worker.local_default import connected, kafka_folder, with_broker
 from stream_worker.settings import Settings, load, markdown, shown
+
+if TYPE_CHECKING:
+    from stream_worker.letters import Wanted
 
 app = typer.Typer(
     name="stream-worker",
@@ -36,7 +40,9 @@ app = typer.Typer(
 )
 kafka_app = typer.Typer(help="The private Kafka of this machine.", no_args_is_help=True)
 topics_app = typer.Typer(help="The topics that the service needs.", no_args_is_help=True)
+letters_app = typer.Typer(help="Records that no retry could mend.", no_args_is_help=True)
 app.add_typer(kafka_app, name="kafka")
+app.add_typer(letters_app, name="dead-letters")
 app.add_typer(topics_app, name="topics")
 
 out = Console()
@@ -366,6 +372,131 @@ def config(
             shown_value = "unset" if value is None else str(value)
             table.add_row(f"{section}.{name}", shown_value, described[name].description or "")
     out.print(table)
+
+
+# ---------------------------------------------------------------------- dead letters
+
+_Topic = Annotated[str | None, typer.Option(help="Only of this topic, such as images.")]
+_Stage = Annotated[str | None, typer.Option(help="Only of this stage, such as detector.")]
+_Reasons = Annotated[list[Reason] | None, typer.Option("--reason", help="Only these reasons; may be given again.")]
+_Since = Annotated[str | None, typer.Option(help="Only from then on: 2026-01-31T20:00 (UTC), or 2h (ago).")]
+_Until = Annotated[str | None, typer.Option(help="Only before then.")]
+
+
+def _wanted(
+    topic: str | None, stage: str | None, reasons: list[Reason] | None, since: str | None, until: str | None
+) -> Wanted:
+    from stream_worker.events import utc_now
+    from stream_worker.letters import Wanted
+    from stream_worker.window import Window, moment
+
+    now = utc_now()
+    between = Window(*(None if text is None else moment(text, now) for text in (since, until)))
+    return Wanted(between, topic, stage, frozenset(reason.value for reason in reasons or ()))
+
+
+@letters_app.command(
+    "list", epilog="Example: [bold]stream-worker dead-letters list --since 1d --reason fetch_failed[/bold]"
+)
+def letters_list(
+    context: typer.Context,
+    topic: _Topic = None,
+    stage: _Stage = None,
+    reasons: _Reasons = None,
+    since: _Since = None,
+    until: _Until = None,
+    form: Annotated[Format, typer.Option("--format", help="A line a letter, or all of it as JSON lines.")] = (
+        Format.TABLE
+    ),
+) -> None:
+    """List dead letters, the oldest first, and how many there are of each reason."""
+    _run(_letters_list(connected(context.obj), _wanted(topic, stage, reasons, since, until), form))
+
+
+async def _letters_list(settings: Settings, wanted: Wanted, form: Format) -> None:
+    from stream_worker.audit.table import progress
+    from stream_worker.letters import letters
+
+    counts: Counter[str] = Counter()
+    names = ("letter", "time", "from", "stage", "reason", "key", "message")
+    table = Table(*(Column(name, overflow="fold") for name in names), title="dead letters")
+    with progress(err) as tell:
+        async for one in letters(settings, wanted, tell):
+            counts[one.reason] += 1
+            if form is Format.JSON:
+                sys.stdout.write(orjson.dumps(one.plain()).decode() + "\n")
+                continue
+            key = (one.key or b"").decode("utf-8", "replace")
+            cells = (one.name, f"{one.at:%Y-%m-%d %H:%M:%S}", one.topic, one.stage, one.reason, key, one.message)
+            table.add_row(*(Text(_printable(cell)) for cell in cells))
+    if form is Format.TABLE:
+        if counts:
+            out.print(table)
+        said = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        out.print(_printable(said) or "no dead letters", highlight=False, markup=False)
+
+
+@letters_app.command("show", epilog="Example: [bold]stream-worker dead-letters show 0:17[/bold]")
+def letters_show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="As `dead-letters list` shows it.")],
+) -> None:
+    """Show a dead letter as text: why it is one, its key, its headers and its value."""
+    from stream_worker.letters import letter, readable
+
+    found = _run(letter(connected(context.obj), name))
+    why = {
+        "from": f"{found.topic} {found.place}",
+        "stage": found.stage,
+        "reason": found.reason,
+        "message": found.message,
+        "attempts": f"{found.attempts}, from {found.first_at} to {found.last_at}",
+        "key": readable(found.key),
+        **{f"header {header}": readable(value) for header, value in found.headers},
+    }
+    for what, text in why.items():
+        out.print(f"{_printable(what)}: {_printable(text)}", highlight=False, markup=False, soft_wrap=True)
+    for line in readable(found.value).splitlines():
+        out.print(_printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+@letters_app.command(
+    "export", epilog="Example: [bold]stream-worker dead-letters export letters.jsonl --since 7d[/bold]"
+)
+def letters_export(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSON lines, one a letter; key, value and headers in base64.")],
+    topic: _Topic = None,
+    stage: _Stage = None,
+    reasons: _Reasons = None,
+    since: _Since = None,
+    until: _Until = None,
+) -> None:
+    """Write dead letters to a file that is not there yet; it appears when all of them are in it."""
+    if file.exists():
+        raise UserError(f"{file} is there already: name another")
+    wanted, part = _wanted(topic, stage, reasons, since, until), file.with_name(f".{file.name}.part")
+    try:
+        with part.open("wb") as target:
+            count = _run(_letters_export(connected(context.obj), wanted, target))
+        part.rename(file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error.strerror}", Exit.FAILED) from None
+    finally:
+        part.unlink(missing_ok=True)
+    out.print(f"{count} dead letters are in {file}", highlight=False)
+
+
+async def _letters_export(settings: Settings, wanted: Wanted, target: BinaryIO) -> int:
+    from stream_worker.audit.table import progress
+    from stream_worker.letters import letters
+
+    count = 0
+    with progress(err) as tell:
+        async for one in letters(settings, wanted, tell):
+            target.write(orjson.dumps(one.plain()) + b"\n")
+            count += 1
+    return count
 
 
 # ---------------------------------------------------------------------- broker and topics

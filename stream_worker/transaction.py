@@ -121,22 +121,29 @@ class TransactionalProducer:
         with self._trusted() as producer:
             async with asyncio.timeout(self._kafka.transaction_timeout_ms / 1000):
                 await producer.begin_transaction()
-                sent = [
-                    await producer.send(
-                        self._kafka.prefix + output.topic,
-                        value=output.value,
-                        key=output.key,
-                        partition=output.partition,
-                        headers=list(output.headers),
-                    )
-                    for output in outputs
-                ]
+                sent = [await self._send(producer, output) for output in outputs]
                 # A produce that fails unawaited would be lost while its transaction and the offsets commit.
                 await asyncio.gather(*sent)
                 if offsets:
                     await producer.send_offsets_to_transaction(dict(offsets), self._group)
                 await producer.commit_transaction()
         await self._renewed()
+
+    async def _send(self, producer: AIOKafkaProducer, output: Output) -> asyncio.Future[Any]:
+        """Hand an output to the client; the future tells when the broker has it."""
+        topic, headers = self._kafka.prefix + output.topic, list(output.headers)
+        sent: asyncio.Future[Any]
+        if output.key is not None or output.value is not None:
+            sent = await producer.send(topic, output.value, output.key, output.partition, headers=headers)
+            return sent
+        # Kafka takes a record without both, aiokafka's `send` does not: but a dead letter is the record as it came.
+        await producer.client._wait_on_metadata(topic)
+        partition = output.partition
+        if partition is None:
+            partition = producer._partition(topic, None, None, None, None, None)
+        where, timeout_s = TopicPartition(topic, partition), self._kafka.request_timeout_ms / 1000
+        sent = await producer._message_accumulator.add_message(where, None, None, timeout_s, headers=headers)
+        return sent
 
     async def committed(self, sources: Sequence[TopicPartition]) -> Committed:
         """Where the group goes on: its committed offsets of those of `sources` where it has any.

@@ -33,6 +33,7 @@ def records(good: str) -> dict[str, Record]:
     url = orjson.dumps(good)
     return {
         "tombstone": Record(None),
+        "neither key nor value": Record(None, key=None),
         "no bytes": Record(b""),
         "no JSON": Record(b"hello"),
         "bad UTF-8": Record(b'{"version":1,"image_id":"\xff\xfe","url":"http://a/"}'),

@@ -35,6 +35,7 @@ from tests.hostile.names import METADATA, METADATA_V6, PRIVATE, ZONE, NameServer
 from tests.hostile.pictures import DETECTED, MOST_PIXELS, pictures
 from tests.integration.test_decode import encoded, picture
 from tests.integration.test_fetch import HOSTILE, LOOPBACK_FORMS, SECRET, drip, drip_chunk_extension, serving, silent
+from tests.integration.test_stage import send_nothing
 from tests.photo_server import serving as photos
 from tests.unit.images.test_urls import REFUSED
 
@@ -191,6 +192,9 @@ async def _publish(settings: Settings, cases: dict[str, Record]) -> None:
     async with AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers) as producer:
         for name, record in cases.items():
             headers = [*record.headers, (CASE, name.encode())]
+            if record.key is None and record.value is None:
+                await send_nothing(producer, topic, headers)
+                continue
             await producer.send_and_wait(topic, record.value, record.key, headers=headers)
 
 

@@ -104,6 +104,13 @@ async def send(settings: Settings, values: list[bytes], partition: int | None = 
             await producer.send_and_wait(settings.kafka.prefix + topics.IMAGES, value, key=value, partition=to)
 
 
+async def send_nothing(producer: AIOKafkaProducer, topic: str, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+    """A record without key and value, which Kafka takes and aiokafka's own `send` does not."""
+    await producer.client._wait_on_metadata(topic)
+    where = TopicPartition(topic, 0)
+    await (await producer._message_accumulator.add_message(where, None, None, 10, headers=list(headers)))
+
+
 async def read(settings: Settings, topic: str, count: int, within_s: float = 30) -> list[Received]:
     """The first `count` committed records, and whatever else comes within half a second more."""
     consumer = AIOKafkaConsumer(
@@ -448,6 +455,26 @@ async def test_an_owner_that_died_is_known_and_one_that_left_is_not(settings: Se
         stage._stuck = True  # it ends as one that can't say goodbye
         stage.stop()
         await asyncio.wait_for(task, 30)
+
+
+async def test_a_record_without_key_and_value_stops_nobody(settings: Settings) -> None:
+    class Refusing(Echo):
+        def failed(self, record: Received, fault: RecordFault) -> list[Output]:
+            return []  # as a detector of an event that it can't read
+
+    async def refuse(record: Received) -> None:
+        if record.value is None:
+            raise RecordFault(Reason.INVALID_EVENT, "a tombstone")
+
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers) as producer:
+        await send_nothing(producer, settings.kafka.prefix + topics.IMAGES)
+    await send(settings, [b"photo"], partition=0)
+    async with running(Refusing(refuse), settings):
+        (done,) = await read(settings, topics.COMPLETED, 1)
+        (letter,) = await read(settings, topics.DEAD_LETTERS, 1)
+    assert done.value == b"photo"
+    assert (letter.key, letter.value) == (None, None)
+    assert dict(letter.headers)[PREFIX + "reason"] == b"invalid_event"
 
 
 async def test_a_record_that_was_alone_when_its_workers_died_is_given_up(settings: Settings) -> None:

@@ -34,7 +34,7 @@ def test_every_module_has_its_place_in_the_map() -> None:
 
 def test_every_command_that_is_named_exists() -> None:
     commands = get_command(app).commands
-    for name in re.findall(r"stream-worker (?:--\w+ \S+ )?([a-z]+)", README):
+    for name in re.findall(r"stream-worker (?:--\w+ \S+ )?([a-z][a-z-]*)", README):
         assert name in commands, f"the README names a command {name} that there is not"
 
 

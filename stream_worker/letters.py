@@ -1,0 +1,189 @@
+"""Dead letters, read as they are: which there are, what is in one, and all of them in a file.
+
+`stream-worker dead-letters`. Nothing is changed, and nobody's offsets move. What a letter holds came from outside, and
+may be hostile: it is shown as text that does nothing to a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiokafka import ConsumerRecord, TopicPartition
+
+from stream_worker import topics
+from stream_worker.dead_letters import PREFIX
+from stream_worker.errors import Exit, UserError
+from stream_worker.reading import Span, TopicReader
+from stream_worker.records import Headers
+from stream_worker.settings import Settings
+from stream_worker.window import Window
+
+Progress = Callable[[str, int, int], None]
+"""Told the topic, and how many of how many offsets are done."""
+
+SHOWN_BYTES = 4096
+"""Of a value that is no text."""
+_ROW = 16
+_NAME = re.compile(r"(\d{1,9}):(\d{1,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A record that no retry could mend, with what is known of why."""
+
+    name: str
+    """`partition:offset` in the topic `dead-letters`."""
+    at: datetime
+    topic: str
+    """Where it came from."""
+    place: str
+    """... and its `partition:offset` there."""
+    stage: str
+    reason: str
+    message: str
+    attempts: str
+    first_at: str
+    last_at: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    """As the record came."""
+
+    @classmethod
+    def of(cls, record: ConsumerRecord) -> Letter:
+        ours = {
+            name.removeprefix(PREFIX): (value or b"").decode("utf-8", "replace")
+            for name, value in record.headers
+            if name.startswith(PREFIX)
+        }
+
+        def said(name: str) -> str:
+            return ours.get(name, "?")
+
+        return cls(
+            name=f"{record.partition}:{record.offset}",
+            at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+            topic=said("topic"),
+            place=f"{said('partition')}:{said('offset')}",
+            stage=said("stage"),
+            reason=said("reason"),
+            message=said("message"),
+            attempts=said("attempts"),
+            first_at=said("first_at"),
+            last_at=said("last_at"),
+            key=record.key,
+            value=record.value,
+            headers=tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX)),
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it. Key, value and headers are bytes, so they are in base64."""
+        return {
+            "name": self.name,
+            "at": self.at.isoformat(),
+            "topic": self.topic,
+            "place": self.place,
+            "stage": self.stage,
+            "reason": self.reason,
+            "message": self.message,
+            "attempts": self.attempts,
+            "first_at": self.first_at,
+            "last_at": self.last_at,
+            "key": _encoded(self.key),
+            "value": _encoded(self.value),
+            "headers": [[name, _encoded(value)] for name, value in self.headers],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which letters; None: all."""
+
+    window: Window = field(default_factory=Window)
+    topic: str | None = None
+    stage: str | None = None
+    reasons: frozenset[str] = frozenset()
+
+    def has(self, letter: Letter) -> bool:
+        """Whether it is one of them, its time aside."""
+        return (
+            self.topic in (None, letter.topic)
+            and self.stage in (None, letter.stage)
+            and (not self.reasons or letter.reason in self.reasons)
+        )
+
+
+async def letters(settings: Settings, wanted: Wanted, progress: Progress = lambda *_: None) -> AsyncIterator[Letter]:
+    """The dead letters that there are now, the oldest first. Raises UserError where broker or topic are missing."""
+    count = await _partitions(settings)
+    done = total = 0
+
+    def passed(offsets: int) -> None:
+        nonlocal done
+        done += offsets
+        progress(topics.DEAD_LETTERS, done, total)
+
+    async with TopicReader(settings.kafka, passed=passed) as reader:
+        spans = await reader.spans(
+            settings.kafka.prefix + topics.DEAD_LETTERS, count, since=wanted.window.since, until=wanted.window.until
+        )
+        total = sum(max(0, span.end - span.start) for span in spans)
+        async for record in reader.records(spans):
+            letter = Letter.of(record)
+            if wanted.has(letter):
+                yield letter
+
+
+async def letter(settings: Settings, name: str) -> Letter:
+    """The letter of a name (`partition:offset`). Raises UserError where there is none."""
+    match = _NAME.fullmatch(name.strip())
+    count = await _partitions(settings)
+    if match is None or int(match[1]) >= count:
+        raise UserError(f"{name!r} names no dead letter: want partition:offset, as `dead-letters list` shows them")
+    partition, offset = TopicPartition(settings.kafka.prefix + topics.DEAD_LETTERS, int(match[1])), int(match[2])
+    async with TopicReader(settings.kafka) as reader:
+        span = (await reader.spans(partition.topic, count))[partition.partition]
+        if span.first <= offset < span.end:
+            async for record in reader.records([Span(partition, span.first, offset, offset + 1)]):
+                return Letter.of(record)
+    raise UserError(f"there is no dead letter {name}", Exit.FAILED)
+
+
+def readable(value: bytes | None) -> str:
+    """Bytes as a person can read them: JSON laid out, other text as it is, anything else as a hex dump."""
+    if value is None:
+        return "(null: a tombstone)"
+    try:
+        return orjson.dumps(orjson.loads(value), option=orjson.OPT_INDENT_2).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        pass
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(char.isprintable() or char in "\t\n\r" for char in text):
+        return text
+    rows = [value[start : start + _ROW] for start in range(0, min(len(value), SHOWN_BYTES), _ROW)]
+    dump = [
+        f"{number * _ROW:06x}  {row.hex(' '):<{3 * _ROW}} {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}"
+        for number, row in enumerate(rows)
+    ]
+    rest = len(value) - SHOWN_BYTES
+    return "\n".join([*dump, *([f"... and {rest} bytes more"] if rest > 0 else [])]) or "(empty)"
+
+
+async def _partitions(settings: Settings) -> int:
+    counts = await topics.counts(settings.kafka)
+    if topics.DEAD_LETTERS not in counts:
+        raise UserError(f"topic {settings.kafka.prefix}{topics.DEAD_LETTERS} is missing", Exit.TOPICS)
+    return counts[topics.DEAD_LETTERS]
+
+
+def _encoded(value: bytes | None) -> str | None:
+    return None if value is None else b64encode(value).decode()
