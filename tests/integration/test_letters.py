@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from stream_worker import cli, topics
+from stream_worker.cli import console
 from stream_worker.dead_letters import dead_letter
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import utc_now
@@ -51,7 +52,7 @@ async def settings(kafka: str, prefix: str) -> Settings:
 
 @pytest.fixture
 def invoke(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.setattr(cli, "out", Console(width=200))
+    monkeypatch.setattr(console, "out", Console(width=200))
 
     def run(*arguments: str) -> Any:
         env = {"STREAM_WORKER_KAFKA__PREFIX": settings.kafka.prefix}

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from stream_worker import cli, topics
 from stream_worker.aggregator.service import Aggregator
+from stream_worker.cli import console
 from stream_worker.detector import Detector
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import utc_now
@@ -94,7 +95,7 @@ async def test_the_rows_are_what_a_person_reads(done: Settings) -> None:
 
 
 def test_the_command(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "out", Console(width=200))
+    monkeypatch.setattr(console, "out", Console(width=200))
     broker = ["--broker", str(done.kafka.bootstrap_servers)]
     env = {"STREAM_WORKER_KAFKA__PREFIX": done.kafka.prefix}
     shown = CliRunner().invoke(cli.app, [*broker, "show", "gone\x1b[31m"], env=env)
