@@ -1,35 +1,46 @@
-"""Dead letters, read as they are: which there are, what is in one, and all of them in a file.
+"""Dead letters, read: which there are, what is in one, all of them in a file; and tried again.
 
-`stream-worker dead-letters`. Nothing is changed, and nobody's offsets move. What a letter holds came from outside, and
-may be hostile: it is shown as text that does nothing to a terminal.
+`stream-worker dead-letters`. The letters themselves stay as they are, and nobody's offsets move. What a letter holds
+came from outside, and may be hostile: it is shown as text that does nothing to a terminal.
 """
 
 from __future__ import annotations
 
 import re
+import uuid
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 from aiokafka import ConsumerRecord, TopicPartition
 
 from stream_worker import topics
+from stream_worker.contract import decode, encode
 from stream_worker.dead_letters import PREFIX
-from stream_worker.errors import Exit, UserError
+from stream_worker.errors import Exit, FatalError, OutageError, RecordFault, UserError
+from stream_worker.events import ImageEvent, ObjectEvent
 from stream_worker.reading import Span, TopicReader
-from stream_worker.records import Headers
+from stream_worker.records import Headers, Output
 from stream_worker.settings import Settings
+from stream_worker.transaction import ProducerLostError, TransactionalProducer
 from stream_worker.window import Window
 
 Progress = Callable[[str, int, int], None]
 """Told the topic, and how many of how many offsets are done."""
 
+RETRIES = "stream_worker.retries"
+"""Header: how often a record was tried again by hand."""
+AT_ONCE = 100
+"""Records of one transaction."""
 SHOWN_BYTES = 4096
 """Of a value that is no text."""
 _ROW = 16
+_RETRIED = re.compile(r"\.retry-\d{1,9}$")
+_RUN_CHARS = 48
+"""Of the run before: a run's name has 64 at most."""
 _NAME = re.compile(r"(\d{1,9}):(\d{1,18})")
 
 
@@ -187,3 +198,63 @@ async def _partitions(settings: Settings) -> int:
 
 def _encoded(value: bytes | None) -> str | None:
     return None if value is None else b64encode(value).decode()
+
+
+def retried(letter: Letter, most: int, grace_s: float, now: datetime) -> Output | str:
+    """The record to be written so that it is tried again; or why it is not.
+
+    A photo's failure is its outcome, and a run has one: so a photo is tried again under a run of its own,
+    `live.retry-1` after `live`. An object goes back as it came, and its result gives the image its next revision: while
+    the aggregator remembers the image, for `grace_s` after its deadline. A letter that is sent twice is done once.
+    """
+    said = dict(letter.headers).get(RETRIES, b"0")
+    count = int(said) if said.isdigit() and len(said) < 10 else 0
+    if count >= most:
+        return f"it was tried again {count} times"
+    value, partition = letter.value, None
+    try:
+        if letter.topic == topics.IMAGES:
+            photo = decode(ImageEvent, letter.value)
+            run = f"{_RETRIED.sub('', photo.run)[:_RUN_CHARS]}.retry-{count + 1}"
+            value = encode(photo.model_copy(update={"run": run}))
+        elif letter.topic == topics.OBJECTS:
+            work = decode(ObjectEvent, letter.value)
+            if work.deadline_at + timedelta(seconds=grace_s) < now:
+                return f"its image {work.image_id} has been forgotten by the aggregator: publish the photo again"
+            match = _NAME.fullmatch(letter.place)
+            partition = int(match[1]) if match else None
+        else:
+            return f"what {letter.stage} could not do with a record of {letter.topic}, no retry mends"
+    except RecordFault as fault:
+        return f"it can't be read, and no retry mends that: {fault.message}"
+    headers = tuple((name, was) for name, was in letter.headers if name != RETRIES)
+    return Output(letter.topic, letter.key, value, (*headers, (RETRIES, str(count + 1).encode())), partition)
+
+
+async def send(settings: Settings, outputs: AsyncIterator[Output]) -> int:
+    """Write records, in transactions of `AT_ONCE`; how many. Raises UserError where the broker does not take them."""
+    counts = await topics.counts(settings.kafka)
+    prefix = settings.kafka.prefix
+    producer = TransactionalProducer(
+        settings.kafka, f"{prefix}dead-letters.{uuid.uuid4().hex}", f"{prefix}dead-letters"
+    )
+    sent = 0
+    try:
+        await producer.start()
+        batch: list[Output] = []
+        async for output in outputs:
+            gone = output.partition is not None and output.partition >= counts.get(output.topic, 0)
+            batch.append(replace(output, partition=None) if gone else output)
+            if len(batch) >= AT_ONCE:
+                await producer.write(batch, {})
+                sent, batch = sent + len(batch), []
+        if batch:
+            await producer.write(batch, {})
+            sent += len(batch)
+    except (ProducerLostError, OutageError, FatalError) as error:
+        raise UserError(
+            f"{sent} were sent, then: {error}. Again is safe: what was sent is not done twice", Exit.BROKER
+        ) from None
+    finally:
+        await producer.stop()
+    return sent

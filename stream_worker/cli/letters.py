@@ -19,7 +19,10 @@ from stream_worker.local_default import connected
 from stream_worker.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from stream_worker.letters import Wanted
+    from stream_worker.records import Output
 
 app = typer.Typer(help="Records that no retry could mend.", no_args_is_help=True)
 
@@ -141,3 +144,57 @@ async def _letters_export(settings: Settings, wanted: Wanted, target: BinaryIO) 
             target.write(orjson.dumps(one.plain()) + b"\n")
             count += 1
     return count
+
+
+@app.command(
+    "retry", epilog="Example: [bold]stream-worker dead-letters retry --since 1d --reason fetch_failed --yes[/bold]"
+)
+def letters_retry(
+    context: typer.Context,
+    topic: _Topic = None,
+    stage: _Stage = None,
+    reasons: _Reasons = None,
+    since: _Since = None,
+    until: _Until = None,
+    most: Annotated[int, typer.Option(min=1, help="Leave out what was tried again so often already.")] = 3,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Send them. Without it, only what would be sent is shown.")
+    ] = False,
+) -> None:
+    """Send dead letters back to where they came from, to be tried again; photos under a run of their own.
+
+    The letters stay. One that is sent twice is done once.
+    """
+    console.run(_letters_retry(connected(context.obj), _wanted(topic, stage, reasons, since, until), most, yes))
+
+
+async def _letters_retry(settings: Settings, wanted: Wanted, most: int, yes: bool) -> None:
+    from stream_worker.audit.table import progress
+    from stream_worker.events import utc_now
+    from stream_worker.letters import letters, retried, send
+
+    now, grace_s = utc_now(), settings.aggregator.grace_s
+    counts: Counter[str] = Counter()
+
+    async def outputs() -> AsyncIterator[Output]:
+        async for one in letters(settings, wanted, tell):
+            found = retried(one, most, grace_s, now)
+            counts["left out" if isinstance(found, str) else one.topic] += 1
+            if isinstance(found, str):
+                console.err.print(printable(f"{one.name} is left out: {found}"), highlight=False, markup=False)
+                continue
+            yield found
+
+    with progress(console.err) as tell:
+        if yes:
+            await send(settings, outputs())
+        else:
+            async for _ in outputs():
+                pass
+    left = counts.pop("left out", 0)
+    total = sum(counts.values())
+    where = ", ".join(f"{count} to {topic}" for topic, count in counts.most_common())
+    said = f"{total} dead letters {'sent' if yes else 'would be sent'}{': ' + where if where else ''}; {left} left out"
+    console.out.print(
+        printable(said if yes or not total else said + ". To send them: --yes"), highlight=False, markup=False
+    )

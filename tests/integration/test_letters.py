@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,24 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from stream_worker import cli, topics
+from stream_worker.aggregator.service import Aggregator
 from stream_worker.cli import console
 from stream_worker.dead_letters import dead_letter
+from stream_worker.detector import Detector
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import utc_now
-from stream_worker.letters import SHOWN_BYTES, Wanted, letter, letters, readable
-from stream_worker.records import Received
-from stream_worker.settings import Kafka, Settings
+from stream_worker.letters import SHOWN_BYTES, Wanted, letter, letters, readable, retried, send
+from stream_worker.publish import Publisher
+from stream_worker.reconstructor import Reconstructor
+from stream_worker.records import Output, Received
+from stream_worker.results import Waiting
+from stream_worker.settings import Detector as DetectorSettings
+from stream_worker.settings import Images, Kafka, Local, Settings
+from stream_worker.settings import Reconstructor as ReconstructorSettings
 from stream_worker.transaction import TransactionalProducer
+from tests.photo_server import Answer, serving
+from tests.staging import running
+from tests.stubs import photo
 
 HOSTILE = b"\x1b[2J\x00\xff" * 3
 RECORDS = [
@@ -136,3 +147,51 @@ def test_the_export_is_whole_and_appears_at_once(invoke: Invoke, tmp_path: Path)
     nowhere = invoke("export", str(tmp_path / "nowhere" / "letters.jsonl"))
     assert isinstance(nowhere.exception, UserError)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_by_default_a_retry_only_says_what_it_would_do(invoke: Invoke, settings: Settings) -> None:
+    said = invoke("retry", "--topic", "images")
+    assert said.exit_code == 0, said.output
+    assert "1 dead letters would be sent: 1 to images; 2 left out" in said.output
+    assert "0:1 is left out: it can't be read" in said.output
+    assert "\x1b" not in said.output
+
+
+@pytest.mark.timeout(120)
+async def test_a_photo_that_is_there_again_is_done_under_a_run_of_its_own(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
+    there: list[bool] = []
+
+    def answer(_: str) -> Answer:
+        return (200, "image/png", photo(7, 2)) if there else (404, "text/plain", b"")
+
+    with serving(answer) as base:
+        settings = Settings(
+            kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2),
+            local=Local(data_dir=tmp_path),
+            images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
+            detector=DetectorSettings(model="tests.stubs:Counted", threads=1),
+            reconstructor=ReconstructorSettings(model="tests.stubs:Dots", threads=1),
+        )
+        await topics.create(settings.kafka)
+        async with AsyncExitStack() as stack:
+            waiting = await stack.enter_async_context(Waiting(settings))
+            for group in (Detector(settings), Reconstructor(settings), Aggregator(settings)):
+                await stack.enter_async_context(running(group, settings))
+            async with Publisher(settings) as publisher:
+                await publisher.publish(f"{base}/sofa", image_id="sofa", metadata={"order": 7})
+            assert (await waiting.wait_for("sofa")).status == "failed"
+            there.append(True)
+            for _ in range(2):  # sent twice, it is done once
+
+                async def outputs() -> AsyncIterator[Output]:
+                    async for one in letters(settings, Wanted()):
+                        found = retried(one, 3, 3600, utc_now())
+                        assert isinstance(found, Output)
+                        yield found
+
+                assert await send(settings, outputs()) == 1
+                again = await waiting.wait_for("sofa", run="live.retry-1")
+            assert (again.status, len(again.objects), again.revision) == ("complete", 2, 1)
+            assert again.metadata == {"order": 7}
