@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -16,9 +16,13 @@ from rich.text import Text
 
 from stream_worker.cli import console
 from stream_worker.cli.console import Format, printable
-from stream_worker.errors import UserError
+from stream_worker.errors import Reason, UserError
+from stream_worker.events import utc_now
 from stream_worker.local_default import connected
 from stream_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from stream_worker.replay import Selection
 
 app = typer.Typer()
 
@@ -100,7 +104,6 @@ def watch(
     ),
 ) -> None:
     """Follow completed images as they come. With --image, those of before are looked through first."""
-    from stream_worker.events import utc_now
     from stream_worker.window import moment
 
     begin = None if since is None else moment(since, utc_now())
@@ -146,7 +149,6 @@ def show(
 ) -> None:
     """Tell an image's whole story: its events, who wrote them, seconds phase by phase, errors. Changes nothing."""
     from stream_worker.audit.table import progress
-    from stream_worker.events import utc_now
     from stream_worker.story import lines, story
     from stream_worker.window import moment
 
@@ -163,3 +165,74 @@ def show(
     for row in lines(chapters):
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.out.print(table)
+
+
+@app.command(
+    epilog="Example: [bold]stream-worker replay --from 1d --status failed --run mended --yes[/bold]\n\n"
+    "Stopped, it goes on where it was when it is given the same run again."
+)
+def replay(
+    context: typer.Context,
+    run: Annotated[str, typer.Option(help="The replay's own run: its outcomes have it.")],
+    of: Annotated[str, typer.Option(help="The run that is done again.")] = "live",
+    since: Annotated[
+        str | None, typer.Option("--from", help="Published from then on: 2026-01-31T20:00 (UTC), or 2h (ago).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Published before then.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="A file of image ids, one a line; - is stdin.")] = None,
+    status: Annotated[list[Outcome] | None, typer.Option(help="Only these outcomes; may be given again.")] = None,
+    reasons: Annotated[
+        list[Reason] | None, typer.Option("--reason", help="Only where image or object have these reasons.")
+    ] = None,
+    labels: Annotated[list[str] | None, typer.Option("--class", help="Only where such an object was found.")] = None,
+    ahead: Annotated[int, typer.Option(min=1, help="Photos on their way at a time: live ones wait behind these.")] = 32,
+    per_second: Annotated[float | None, typer.Option("--rate", min=0.001, help="Photos a second, at most.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only what would be done is shown.")] = False,
+) -> None:
+    """Do photos again under a run of their own; the original events stay as they are. By default it only says what."""
+    from stream_worker.replay import Selection
+    from stream_worker.window import window
+
+    selection = Selection(
+        run=of,
+        window=window(since, until, utc_now()),
+        ids=None if ids is None else _ids_in(ids),
+        statuses=frozenset(one.value for one in status or ()),
+        reasons=frozenset(one.value for one in reasons or ()),
+        labels=frozenset(labels or ()),
+    )
+    console.run(_replay(connected(context.obj), selection, run, ahead, per_second, yes))
+
+
+def _ids_in(file: Path) -> frozenset[str]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read: {error}") from None
+    return frozenset(line for line in text.splitlines() if line)
+
+
+async def _replay(
+    settings: Settings, selection: Selection, run: str, ahead: int, per_second: float | None, yes: bool
+) -> None:
+    from stream_worker.audit.table import progress
+    from stream_worker.replay import plan
+    from stream_worker.replay import replay as do
+
+    with progress(console.err) as tell:
+        planned = await plan(settings, selection, run, tell)
+    parts = [f"{len(planned.photos)} photos to do again as run {run}"]
+    if planned.sent:
+        parts.append(f"{planned.sent} were sent before")
+    if planned.unreadable:
+        parts.append(f"{planned.unreadable} events can't be read")
+    if planned.model_s is not None:
+        parts.append(f"the models took {planned.model_s:.1f} s for them before")
+    console.out.print(printable("; ".join(parts)), highlight=False, markup=False)
+    if not yes:
+        console.out.print("To do it: --yes", highlight=False)
+        return
+    with progress(console.err) as tell:
+        done = await do(settings, planned, ahead=ahead, per_second=per_second, progress=tell)
+    statuses = ", ".join(f"{count} {status}" for status, count in done.statuses.most_common()) or "nothing to do"
+    console.out.print(f"{statuses}; {done.reused} of {done.objects} objects cost no GPU time", highlight=False)
