@@ -1,8 +1,9 @@
 """An image's whole story, told by the topics: what happened to it, when, and where. `stream-worker show IMAGE_ID`.
 
-Everything is read from the topics as they are now, committed records only; nobody's offsets move. An image's events
-have its id as their key, and so lie in one partition of each topic; the objects' events, keyed by their own ids, are
-looked through whole, from the image's first event on.
+Everything is read from the topics as they are now, committed records only; nobody's offsets move. What we write of an
+image has its id as its key, and so lies in one partition of each topic. Its own event is looked for in all partitions
+of `images`: clients of other languages choose by other hashes (librdkafka by CRC32). So are its objects' events, keyed
+by their own ids, and its dead letters, from its first event on.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from stream_worker.images.urls import safe_url
 from stream_worker.reading import Span, TopicReader
 from stream_worker.settings import Settings
 
-OF_THE_IMAGE = (topics.IMAGES, topics.DETECTIONS, topics.RECONSTRUCTIONS, topics.COMPLETED)
-"""Keyed by image_id."""
+OURS = (topics.DETECTIONS, topics.RECONSTRUCTIONS, topics.COMPLETED)
+"""Written by us, keyed by image_id."""
 
 Progress = Callable[[str, int, int], None]
 """Told the topic, and how many of how many offsets are done."""
@@ -71,7 +72,8 @@ async def story(
     Raises UserError, one line, where the broker is away, a topic is missing, or nothing is known of the image.
     """
     counts = await topics.counts(settings.kafka)
-    if missing := [topic for topic in (*OF_THE_IMAGE, topics.OBJECTS, topics.DEAD_LETTERS) if topic not in counts]:
+    every = (topics.IMAGES, *OURS, topics.OBJECTS, topics.DEAD_LETTERS)
+    if missing := [topic for topic in every if topic not in counts]:
         raise UserError(f"topic {settings.kafka.prefix}{missing[0]} is missing: nothing to show", Exit.TOPICS)
     key = image_id.encode()
     chapters: list[Chapter] = []
@@ -93,9 +95,9 @@ async def story(
                 if _is_of(record, topic, key, image_id):
                     chapters.append(_chapter(record, topic))
 
-        for topic in OF_THE_IMAGE:
+        for topic in (topics.IMAGES, *OURS):
             spans = await reader.spans(settings.kafka.prefix + topic, counts[topic], since=since)
-            await read(topic, [_home(spans, key)])
+            await read(topic, [_home(spans, key)] if topic in OURS else spans)
         first = min((chapter.at for chapter in chapters), default=since)
         for topic in (topics.OBJECTS, topics.DEAD_LETTERS):
             spans = await reader.spans(settings.kafka.prefix + topic, counts[topic], since=first)
