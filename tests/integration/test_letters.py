@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from stream_worker import cli, topics
-from stream_worker.aggregator.service import Aggregator
 from stream_worker.cli import console
 from stream_worker.dead_letters import dead_letter
-from stream_worker.detector import Detector
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import utc_now
 from stream_worker.letters import SHOWN_BYTES, Wanted, letter, letters, readable, retried, send
 from stream_worker.publish import Publisher
-from stream_worker.reconstructor import Reconstructor
 from stream_worker.records import Output, Received
 from stream_worker.results import Waiting
-from stream_worker.settings import Detector as DetectorSettings
-from stream_worker.settings import Images, Kafka, Local, Settings
-from stream_worker.settings import Reconstructor as ReconstructorSettings
+from stream_worker.settings import Kafka, Settings
 from stream_worker.transaction import TransactionalProducer
 from tests.photo_server import Answer, serving
-from tests.staging import running
+from tests.staging import whole, with_stubs
 from tests.stubs import photo
 
 HOSTILE = b"\x1b[2J\x00\xff" * 3
@@ -167,18 +161,9 @@ async def test_a_photo_that_is_there_again_is_done_under_a_run_of_its_own(
         return (200, "image/png", photo(7, 2)) if there else (404, "text/plain", b"")
 
     with serving(answer) as base:
-        settings = Settings(
-            kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2),
-            local=Local(data_dir=tmp_path),
-            images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
-            detector=DetectorSettings(model="tests.stubs:Counted", threads=1),
-            reconstructor=ReconstructorSettings(model="tests.stubs:Dots", threads=1),
-        )
+        settings = with_stubs(kafka, prefix, tmp_path, base)
         await topics.create(settings.kafka)
-        async with AsyncExitStack() as stack:
-            waiting = await stack.enter_async_context(Waiting(settings))
-            for group in (Detector(settings), Reconstructor(settings), Aggregator(settings)):
-                await stack.enter_async_context(running(group, settings))
+        async with Waiting(settings) as waiting, whole(settings):
             async with Publisher(settings) as publisher:
                 await publisher.publish(f"{base}/sofa", image_id="sofa", metadata={"order": 7})
             assert (await waiting.wait_for("sofa")).status == "failed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import replace as but
 from datetime import timedelta
 from pathlib import Path
@@ -14,23 +13,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from stream_worker import cli, topics
-from stream_worker.aggregator.service import Aggregator
 from stream_worker.cli import console
 from stream_worker.contract import decode
-from stream_worker.detector import Detector
 from stream_worker.errors import UserError
 from stream_worker.events import CompletedImageEvent, ImageEvent, utc_now
 from stream_worker.publish import Publisher
-from stream_worker.reconstructor import Reconstructor
 from stream_worker.replay import Plan, Selection, plan, replay
 from stream_worker.results import Waiting
-from stream_worker.settings import Detector as DetectorSettings
-from stream_worker.settings import Images, Kafka, Local, Settings
-from stream_worker.settings import Reconstructor as ReconstructorSettings
+from stream_worker.settings import Settings
 from stream_worker.window import Window
 from tests.integration.test_stage import read
 from tests.photo_server import Answer, serving
-from tests.staging import running
+from tests.staging import whole, with_stubs
 from tests.stubs import photo
 
 NAMES = ("two", "one", "gone")
@@ -47,18 +41,9 @@ def answer(path: str) -> Answer:
 async def service(kafka: str, prefix: str, tmp_path: Path) -> AsyncIterator[Settings]:
     """The groups at work, and three images that are done; one of them was published twice."""
     with serving(answer) as base:
-        settings = Settings(
-            kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2),
-            local=Local(data_dir=tmp_path),
-            images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
-            detector=DetectorSettings(model="tests.stubs:Counted", threads=1),
-            reconstructor=ReconstructorSettings(model="tests.stubs:Dots", threads=1),
-        )
+        settings = with_stubs(kafka, prefix, tmp_path, base)
         await topics.create(settings.kafka)
-        async with AsyncExitStack() as stack:
-            waiting = await stack.enter_async_context(Waiting(settings))
-            for group in (Detector(settings), Reconstructor(settings), Aggregator(settings)):
-                await stack.enter_async_context(running(group, settings))
+        async with Waiting(settings) as waiting, whole(settings):
             async with Publisher(settings) as publisher:
                 for name in (*NAMES, "two"):
                     await publisher.publish(f"{base}/{name}", image_id=name, metadata={"of": name})

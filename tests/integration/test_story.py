@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
@@ -11,20 +10,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from stream_worker import cli, topics
-from stream_worker.aggregator.service import Aggregator
 from stream_worker.cli import console
-from stream_worker.detector import Detector
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import utc_now
 from stream_worker.publish import Publisher
-from stream_worker.reconstructor import Reconstructor
 from stream_worker.results import Waiting
-from stream_worker.settings import Detector as DetectorSettings
-from stream_worker.settings import Images, Kafka, Local, Settings
-from stream_worker.settings import Reconstructor as ReconstructorSettings
+from stream_worker.settings import Settings
 from stream_worker.story import lines, story
 from tests.photo_server import serving
-from tests.staging import running
+from tests.staging import whole, with_stubs
 from tests.stubs import photo
 
 
@@ -32,22 +26,12 @@ from tests.stubs import photo
 async def done(kafka: str, prefix: str, tmp_path: Path) -> Settings:
     """Two images that went through the whole service, and one whose photo is not there."""
     with serving(lambda path: (404, "text/plain", b"") if "gone" in path else (200, "image/png", photo(7, 2))) as base:
-        settings = Settings(
-            kafka=Kafka(bootstrap_servers=kafka, prefix=prefix, partitions=2),
-            local=Local(data_dir=tmp_path),
-            images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
-            detector=DetectorSettings(model="tests.stubs:Counted", threads=1),
-            reconstructor=ReconstructorSettings(model="tests.stubs:Dots", threads=1),
-        )
+        settings = with_stubs(kafka, prefix, tmp_path, base)
         await topics.create(settings.kafka)
-        async with AsyncExitStack() as stack:
-            waiting = await stack.enter_async_context(Waiting(settings))
-            publisher = await stack.enter_async_context(Publisher(settings))
+        async with Waiting(settings) as waiting, Publisher(settings) as publisher, whole(settings):
             await publisher.publish(f"{base}/room?token=secret", image_id="room")
             await publisher.publish(f"{base}/room", image_id="another")
             await publisher.publish(f"{base}/gone", image_id="gone\x1b[31m")
-            for group in (Detector(settings, "d-0"), Reconstructor(settings, "r-0"), Aggregator(settings, "a-0")):
-                await stack.enter_async_context(running(group, settings))
             for name in ("room", "another", "gone\x1b[31m"):
                 await waiting.wait_for(name)
     return settings
