@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from stream_worker import cli, topics
+from stream_worker.audit.run import audit
 from stream_worker.cli import console
 from stream_worker.contract import decode
 from stream_worker.errors import UserError
@@ -93,6 +94,8 @@ async def test_a_replay_that_is_stopped_goes_on_where_it_was(service: Settings) 
         (name, run) for name in NAMES for run in ("live", "again")
     )
     assert all(one.metadata == {"of": one.image_id} for one in outcomes)
+    report = await audit(service, drained=True)
+    assert report.holds, report.plain()
 
 
 async def test_a_replay_of_a_replay(service: Settings) -> None:
