@@ -62,7 +62,7 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises UserError where there is no broker, or no topic `images`."""
-        await topics.require(self._kafka)
+        await topics.require(self._kafka, topics.IMAGES)
         self._producer = AIOKafkaProducer(
             bootstrap_servers=await answering(self._kafka.bootstrap_servers, self._kafka.request_timeout_ms),
             enable_idempotence=True,

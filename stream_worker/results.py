@@ -68,7 +68,7 @@ class Results:
 
     async def __aenter__(self) -> Self:
         """Connect, and fix where reading begins. Raises UserError where there is no broker, or no such topic."""
-        await topics.require(self._kafka)
+        await topics.require(self._kafka, topics.COMPLETED)
         kafka, count = self._kafka, (await topics.counts(self._kafka))[topics.COMPLETED]
         topic = kafka.prefix + topics.COMPLETED
         self._consumer = AIOKafkaConsumer(

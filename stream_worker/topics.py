@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -159,11 +159,7 @@ async def _visible(client: AIOKafkaAdminClient, kafka: Kafka) -> None:
 async def problems(kafka: Kafka) -> list[str]:
     """What stands between these topics and a running service; one line each, none if all is well."""
     there = await counts(kafka)
-    lines = [
-        f"topic {kafka.prefix}{topic.name} is missing: create it with `stream-worker topics create`"
-        for topic in TOPICS
-        if topic.name not in there
-    ]
+    lines = _missing(kafka, there, [topic.name for topic in TOPICS])
     lines += [
         f"topic {kafka.prefix}{topic.name} has {there[topic.name]} partitions, too few: "
         f"{partitions_of(topic, kafka)} are wanted (kafka.partitions)"
@@ -180,13 +176,23 @@ async def problems(kafka: Kafka) -> list[str]:
     return lines
 
 
-async def require(kafka: Kafka) -> None:
+def _missing(kafka: Kafka, there: Mapping[str, int], wanted: Sequence[str]) -> list[str]:
+    return [
+        f"topic {kafka.prefix}{name} is missing: create it with `stream-worker topics create`"
+        for name in wanted
+        if name not in there
+    ]
+
+
+async def require(kafka: Kafka, *names: str) -> None:
     """Raises UserError (exit code TOPICS) with the first problem, if there is one that lasts.
 
-    Of a cluster's brokers, some know a new topic a moment later than the one that was asked when it was created.
+    With `names`, that these topics are there is enough: how they are cut is the service's business, and not that of an
+    app that writes or reads one. Of a cluster's brokers, some know a new topic a moment later than the one that was
+    asked when it was created.
     """
     deadline = asyncio.get_running_loop().time() + SPREAD_S
-    while lines := await problems(kafka):
+    while lines := _missing(kafka, await counts(kafka), names) if names else await problems(kafka):
         if asyncio.get_running_loop().time() > deadline:
             raise UserError(lines[0], Exit.TOPICS)
         await asyncio.sleep(0.5)

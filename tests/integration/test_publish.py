@@ -73,6 +73,13 @@ async def test_without_topics_nothing_is_published(kafka: str, prefix: str) -> N
     assert error.value.exit_code is Exit.TOPICS
 
 
+async def test_how_topics_are_cut_is_no_business_of_a_publishers(settings: Settings) -> None:
+    default = Settings(kafka=Kafka(bootstrap_servers=settings.kafka.bootstrap_servers, prefix=settings.kafka.prefix))
+    assert default.kafka.partitions > settings.kafka.partitions
+    async with Publisher(default) as publisher:
+        assert (await publisher.publish("https://x.test/a.jpg", image_id="a")).image_id == "a"
+
+
 async def test_outside_its_context_a_publisher_says_how_to_use_it(settings: Settings) -> None:
     with pytest.raises(UserError, match="async with"):
         await Publisher(settings).publish("u")
