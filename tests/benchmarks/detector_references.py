@@ -104,6 +104,8 @@ async def loop(options: dict[str, Any], topic: str, servers: str, count: int) ->
         group_id=f"{topic}-plain-loop",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
+        session_timeout_ms=120_000,  # while it predicts, its heartbeats wait
+        max_poll_interval_ms=600_000,
     ) as consumer:
         async for record in consumer:
             model.predict(json.loads(record.value)["url"], **told)
