@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,14 +22,11 @@ from stream_worker.contract import decode, encode
 from stream_worker.dead_letters import PREFIX
 from stream_worker.errors import Exit, FatalError, OutageError, RecordFault, UserError
 from stream_worker.events import ImageEvent, ObjectEvent
-from stream_worker.reading import Span, TopicReader
+from stream_worker.reading import Passed, Progress, Span, TopicReader
 from stream_worker.records import Headers, Output
 from stream_worker.settings import Settings
 from stream_worker.transaction import ProducerLostError, TransactionalProducer
 from stream_worker.window import Window
-
-Progress = Callable[[str, int, int], None]
-"""Told the topic, and how many of how many offsets are done."""
 
 RETRIES = "stream_worker.retries"
 """Header: how often a record was tried again by hand."""
@@ -133,18 +130,12 @@ class Wanted:
 async def letters(settings: Settings, wanted: Wanted, progress: Progress = lambda *_: None) -> AsyncIterator[Letter]:
     """The dead letters that there are now, the oldest first. Raises UserError where broker or topic are missing."""
     count = await _partitions(settings)
-    done = total = 0
-
-    def passed(offsets: int) -> None:
-        nonlocal done
-        done += offsets
-        progress(topics.DEAD_LETTERS, done, total)
-
+    passed = Passed(progress)
     async with TopicReader(settings.kafka, passed=passed) as reader:
         spans = await reader.spans(
             settings.kafka.prefix + topics.DEAD_LETTERS, count, since=wanted.window.since, until=wanted.window.until
         )
-        total = sum(max(0, span.end - span.start) for span in spans)
+        passed.expect(topics.DEAD_LETTERS, spans)
         async for record in reader.records(spans):
             letter = Letter.of(record)
             if wanted.has(letter):
@@ -189,17 +180,6 @@ def readable(value: bytes | None) -> str:
     return "\n".join([*dump, *([f"... and {rest} bytes more"] if rest > 0 else [])]) or "(empty)"
 
 
-async def _partitions(settings: Settings) -> int:
-    counts = await topics.counts(settings.kafka)
-    if topics.DEAD_LETTERS not in counts:
-        raise UserError(f"topic {settings.kafka.prefix}{topics.DEAD_LETTERS} is missing", Exit.TOPICS)
-    return counts[topics.DEAD_LETTERS]
-
-
-def _encoded(value: bytes | None) -> str | None:
-    return None if value is None else b64encode(value).decode()
-
-
 def retried(letter: Letter, most: int, grace_s: float, now: datetime) -> Output | str:
     """The record to be written so that it is tried again; or why it is not.
 
@@ -207,7 +187,7 @@ def retried(letter: Letter, most: int, grace_s: float, now: datetime) -> Output 
     `live.retry-1` after `live`. An object goes back as it came, and its result gives the image its next revision: while
     the aggregator remembers the image, for `grace_s` after its deadline. A letter that is sent twice is done once.
     """
-    said = dict(letter.headers).get(RETRIES, b"0")
+    said = dict(letter.headers).get(RETRIES) or b""  # a header may be there without a value
     count = int(said) if said.isdigit() and len(said) < 10 else 0
     if count >= most:
         return f"it was tried again {count} times"
@@ -258,3 +238,14 @@ async def send(settings: Settings, outputs: AsyncIterator[Output]) -> int:
     finally:
         await producer.stop()
     return sent
+
+
+async def _partitions(settings: Settings) -> int:
+    counts = await topics.counts(settings.kafka)
+    if topics.DEAD_LETTERS not in counts:
+        raise UserError(f"topic {settings.kafka.prefix}{topics.DEAD_LETTERS} is missing", Exit.TOPICS)
+    return counts[topics.DEAD_LETTERS]
+
+
+def _encoded(value: bytes | None) -> str | None:
+    return None if value is None else b64encode(value).decode()

@@ -24,6 +24,29 @@ _TURN = 100
 """Records after which other work on the event loop gets its turn."""
 
 
+Progress = Callable[[str, int, int], None]
+"""Told the phase, and how much of how much is done."""
+
+
+@dataclass(slots=True)
+class Passed:
+    """How many offsets have been read: a TopicReader's `passed`."""
+
+    tell: Progress
+    total: int = 0
+    done: int = 0
+    phase: str = ""
+
+    def __call__(self, offsets: int) -> None:
+        self.done += offsets
+        self.tell(self.phase, self.done, self.total)
+
+    def expect(self, phase: str, spans: Sequence[Span]) -> None:
+        """These are to be read next."""
+        self.phase = phase
+        self.total += sum(max(0, span.end - span.start) for span in spans)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Offsets of a partition: from `start` on, before `end`. `first` is the oldest that the broker still has."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from aiokafka import ConsumerRecord
@@ -23,13 +23,10 @@ from stream_worker.contract import decode
 from stream_worker.errors import Exit, RecordFault, UserError
 from stream_worker.events import LIVE, CompletedImageEvent, ImageEvent
 from stream_worker.publish import Publisher
-from stream_worker.reading import Span, TopicReader
+from stream_worker.reading import Passed, Progress, Span, TopicReader
 from stream_worker.results import Results
 from stream_worker.settings import Settings
 from stream_worker.window import Window
-
-Progress = Callable[[str, int, int], None]
-"""Told the phase, and how many of how many are done."""
 
 log = telemetry.get(__name__)
 
@@ -89,18 +86,6 @@ class Done:
     """Objects whose result was found again: they cost no GPU time."""
 
 
-class _Passed:
-    """Tells how many offsets have been read."""
-
-    def __init__(self, tell: Progress) -> None:
-        self._tell = tell
-        self.phase, self.done, self.total = "", 0, 0
-
-    def __call__(self, offsets: int) -> None:
-        self.done += offsets
-        self._tell(self.phase, self.done, self.total)
-
-
 async def plan(settings: Settings, selection: Selection, run: str, progress: Progress = lambda *_: None) -> Plan:
     """Read which images there are, and which of them the replay `run` has sent already.
 
@@ -111,15 +96,14 @@ async def plan(settings: Settings, selection: Selection, run: str, progress: Pro
     counts = await topics.counts(settings.kafka)
     if missing := [topic for topic in (topics.IMAGES, topics.COMPLETED) if topic not in counts]:
         raise UserError(f"topic {settings.kafka.prefix}{missing[0]} is missing: nothing to replay", Exit.TOPICS)
-    passed = _Passed(progress)
+    passed = Passed(progress)
     found = Plan(run)
     async with TopicReader(settings.kafka, passed=passed) as reader:
 
         async def records(topic: str, window: Window) -> AsyncIterator[ConsumerRecord]:
             name = settings.kafka.prefix + topic
             spans: list[Span] = await reader.spans(name, counts[topic], since=window.since, until=window.until)
-            passed.phase = topic
-            passed.total += sum(max(0, span.end - span.start) for span in spans)
+            passed.expect(topic, spans)
             async for record in reader.records(spans):
                 yield record
 

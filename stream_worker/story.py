@@ -30,14 +30,11 @@ from stream_worker.events import (
     ReconstructionEvent,
 )
 from stream_worker.images.urls import safe_url
-from stream_worker.reading import Span, TopicReader
+from stream_worker.reading import Passed, Progress, Span, TopicReader
 from stream_worker.settings import Settings
 
 OURS = (topics.DETECTIONS, topics.RECONSTRUCTIONS, topics.COMPLETED)
 """Written by us, keyed by image_id."""
-
-Progress = Callable[[str, int, int], None]
-"""Told the topic, and how many of how many offsets are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +74,11 @@ async def story(
         raise UserError(f"topic {settings.kafka.prefix}{missing[0]} is missing: nothing to show", Exit.TOPICS)
     key = image_id.encode()
     chapters: list[Chapter] = []
-    where = {"phase": ""}
-    done = total = 0
-
-    def passed(offsets: int) -> None:
-        nonlocal done
-        done += offsets
-        progress(where["phase"], done, total)
-
+    passed = Passed(progress)
     async with TopicReader(settings.kafka, passed=passed) as reader:
 
         async def read(topic: str, spans: Sequence[Span]) -> None:
-            nonlocal total
-            where["phase"] = topic
-            total += sum(max(0, span.end - span.start) for span in spans)
+            passed.expect(topic, spans)
             async for record in reader.records(spans):
                 if _is_of(record, topic, key, image_id):
                     chapters.append(_chapter(record, topic))

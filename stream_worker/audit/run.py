@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -25,7 +24,7 @@ from stream_worker.events import (
     ReconstructionEvent,
     utc_now,
 )
-from stream_worker.reading import Span, TopicReader
+from stream_worker.reading import Passed, Progress, Span, TopicReader
 from stream_worker.settings import Kafka, Settings
 from stream_worker.store import open_store
 from stream_worker.window import Window
@@ -34,23 +33,6 @@ BACKWARDS = (topics.COMPLETED, topics.RECONSTRUCTIONS, topics.DETECTIONS, topics
 """The ends of the topics are taken against the stream: of every outcome that is seen, all that led to it is too."""
 
 _JOINED = (topics.DETECTIONS, topics.RECONSTRUCTIONS, topics.COMPLETED)
-
-Progress = Callable[[str, int, int], None]
-"""Told the phase, and how many of how many offsets are done."""
-
-
-@dataclass(slots=True)
-class _Passed:
-    """How many offsets have been read."""
-
-    tell: Progress
-    total: int = 0
-    done: int = 0
-    phase: str = "images"
-
-    def __call__(self, offsets: int) -> None:
-        self.done += offsets
-        self.tell(self.phase, self.done, self.total)
 
 
 async def audit(
@@ -73,7 +55,7 @@ async def audit(
     started = time.monotonic()
     window = window or Window()
     counts = await _partitions(settings.kafka)
-    passed = _Passed(progress)
+    passed = Passed(progress, phase=topics.IMAGES)
     findings = Findings()
     # An audit changes nothing: a bucket that is missing stays missing.
     read_only = settings.model_copy(update={"store": settings.store.model_copy(update={"create_bucket": False})})

@@ -73,8 +73,8 @@ def test_one_that_fails_again_counts_on_up_to_the_cap() -> None:
     assert run_of(sent(one, most=4)) == "live.retry-4"
 
 
-@pytest.mark.parametrize("count", [b"", b"x", b"-1", b"9" * 5000, b"\xff"])
-def test_a_count_that_is_none_is_a_count_of_none(count: bytes) -> None:
+@pytest.mark.parametrize("count", [None, b"", b"x", b"-1", b"9" * 5000, b"\xff"])
+def test_a_count_that_is_none_is_a_count_of_none(count: bytes | None) -> None:
     assert run_of(sent(letter(headers=((RETRIES, count),)))) == "live.retry-1"
 
 
