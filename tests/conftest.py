@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from minio import Minio
@@ -101,6 +102,13 @@ def bucket(s3: S3Server) -> str:
     name = f"t{uuid.uuid4().hex[:10]}"
     Minio(s3.endpoint, s3.access_key, s3.secret_key, secure=False).make_bucket(name)
     return name
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_it_was() -> Iterator[None]:
+    """No test sets the service's logging up in this process: later ones would look for lines that go elsewhere."""
+    yield
+    assert not structlog.get_config()["cache_logger_on_first_use"], "run what sets logging up in a process of its own"
 
 
 @pytest.hookimpl(tryfirst=True)

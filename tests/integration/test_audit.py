@@ -38,7 +38,7 @@ from stream_worker.settings import Aggregator, Kafka, Local, Settings
 from stream_worker.store import Store, open_store
 from stream_worker.up import running
 from stream_worker.window import Window
-from tests.integration.test_cli import on, stream_worker
+from tests.command import on, stream_worker
 from tests.integration.test_pipeline import Reader, made_up, settings_for
 from tests.photo_server import serving
 from tests.unit.aggregator.examples import manifest, result

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,47 +13,15 @@ from pathlib import Path
 import pytest
 
 from stream_worker.errors import Exit
+from tests.command import COMMAND, environ, on, require_mistake, stream_worker
 from tests.photo_server import serving
 from tests.stubs import photo
-
-COMMAND = [sys.executable, "-m", "stream_worker"]
-
-
-def environ(folder: Path, **settings: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAM_WORKER_")}
-    local = {"STREAM_WORKER_LOCAL__DATA_DIR": str(folder / "data"), "COLUMNS": "300", "TERM": "dumb"}
-    return {**kept, **local, **{f"STREAM_WORKER_{name}": value for name, value in settings.items()}}
-
-
-def stream_worker(
-    folder: Path, *arguments: str, timeout_s: float = 60, **settings: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environ(folder, **settings),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def on(kafka: str, prefix: str) -> dict[str, str]:
-    return {"KAFKA__BOOTSTRAP_SERVERS": kafka, "KAFKA__PREFIX": prefix, "KAFKA__PARTITIONS": "3"}
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def require_mistake(done: subprocess.CompletedProcess[str], code: Exit, says: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, done.stderr
-    assert says in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
-from rich.console import Console
-from typer.testing import CliRunner
 
-from stream_worker import cli, topics
-from stream_worker.cli import console
+from stream_worker import topics
 from stream_worker.dead_letters import dead_letter
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import utc_now
@@ -24,6 +21,7 @@ from stream_worker.records import Output, Received
 from stream_worker.results import Waiting
 from stream_worker.settings import Kafka, Settings
 from stream_worker.transaction import TransactionalProducer
+from tests.command import beside, require_mistake, stream_worker
 from tests.photo_server import Answer, serving
 from tests.staging import whole, with_stubs
 from tests.stubs import photo
@@ -36,7 +34,7 @@ RECORDS = [
     (Received("images", 0, 8, 1, b"b", b"plain text"), Reason.FETCH_FAILED, "detector"),
 ]
 
-Invoke = Callable[..., Any]
+Invoke = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -56,15 +54,9 @@ async def settings(kafka: str, prefix: str) -> Settings:
 
 
 @pytest.fixture
-def invoke(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.setattr(console, "out", Console(width=200))
-
-    def run(*arguments: str) -> Any:
-        env = {"STREAM_WORKER_KAFKA__PREFIX": settings.kafka.prefix}
-        broker = ["--broker", str(settings.kafka.bootstrap_servers)]
-        return CliRunner().invoke(cli.app, [*broker, "dead-letters", *arguments], env=env)
-
-    return run
+def invoke(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Invoke:
+    folder = tmp_path_factory.mktemp("commands")
+    return lambda *arguments: stream_worker(folder, "dead-letters", *arguments, **beside(settings))
 
 
 async def names(settings: Settings, wanted: Wanted) -> list[str]:
@@ -114,41 +106,39 @@ def test_a_long_value_is_shown_in_part() -> None:
 
 def test_the_list(invoke: Invoke) -> None:
     listed = invoke("list")
-    assert listed.exit_code == 0, listed.output
-    assert "2 fetch_failed, 1 invalid_event, 1 model_crashed" in listed.output
-    assert "\x1b[2J" not in listed.output
+    assert listed.returncode == 0, listed.stderr
+    assert "2 fetch_failed, 1 invalid_event, 1 model_crashed" in listed.stdout
+    assert "\x1b[2J" not in listed.stdout
     found = invoke("list", "--reason", "fetch_failed", "--format", "json")
     assert [orjson.loads(line)["name"] for line in found.stdout.splitlines()] == ["0:0", "0:3"]
-    assert "no dead letters" in invoke("list", "--stage", "nobody").output
+    assert "no dead letters" in invoke("list", "--stage", "nobody").stdout
 
 
 def test_one_is_shown_without_harm(invoke: Invoke) -> None:
     shown = invoke("show", "0:1")
-    assert shown.exit_code == 0, shown.output
-    assert "invalid_event" in shown.output
-    assert "1b 5b 32 4a 00 ff" in shown.output
-    assert "\x1b" not in shown.output
-    assert '"image_id": "a"' in invoke("show", "0:0").output
+    assert shown.returncode == 0, shown.stderr
+    assert "invalid_event" in shown.stdout
+    assert "1b 5b 32 4a 00 ff" in shown.stdout
+    assert "\x1b" not in shown.stdout
+    assert '"image_id": "a"' in invoke("show", "0:0").stdout
 
 
 def test_the_export_is_whole_and_appears_at_once(invoke: Invoke, tmp_path: Path) -> None:
     file = tmp_path / "letters.jsonl"
-    assert "4 dead letters" in invoke("export", str(file)).output
+    assert "4 dead letters" in invoke("export", str(file)).stdout
     lines = [orjson.loads(line) for line in file.read_bytes().splitlines()]
     assert [line["value"] and b64decode(line["value"]) for line in lines] == [record.value for record, *_ in RECORDS]
-    again = invoke("export", str(file))
-    assert isinstance(again.exception, UserError)
-    nowhere = invoke("export", str(tmp_path / "nowhere" / "letters.jsonl"))
-    assert isinstance(nowhere.exception, UserError)
+    require_mistake(invoke("export", str(file)), Exit.USAGE, "letters.jsonl")
+    require_mistake(invoke("export", str(tmp_path / "nowhere" / "letters.jsonl")), Exit.USAGE, "nowhere")
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_by_default_a_retry_only_says_what_it_would_do(invoke: Invoke, settings: Settings) -> None:
     said = invoke("retry", "--topic", "images")
-    assert said.exit_code == 0, said.output
-    assert "1 dead letters would be sent: 1 to images; 2 left out" in said.output
-    assert "0:1 is left out: it can't be read" in said.output
-    assert "\x1b" not in said.output
+    assert said.returncode == 0, said.stderr
+    assert "1 dead letters would be sent: 1 to images; 2 left out" in said.stdout
+    assert "0:1 is left out: it can't be read" in said.stdout
+    assert "\x1b" not in said.stdout
 
 
 @pytest.mark.timeout(120)

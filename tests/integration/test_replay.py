@@ -9,20 +9,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from typer.testing import CliRunner
 
-from stream_worker import cli, topics
+from stream_worker import topics
 from stream_worker.audit.run import audit
-from stream_worker.cli import console
 from stream_worker.contract import decode
-from stream_worker.errors import UserError
+from stream_worker.errors import Exit, UserError
 from stream_worker.events import CompletedImageEvent, ImageEvent, utc_now
 from stream_worker.publish import Publisher
 from stream_worker.replay import Plan, Selection, plan, replay
 from stream_worker.results import Waiting
 from stream_worker.settings import Settings
 from stream_worker.window import Window
+from tests.command import beside, require_mistake, stream_worker
 from tests.integration.test_stage import read
 from tests.photo_server import Answer, serving
 from tests.staging import whole, with_stubs
@@ -104,13 +102,11 @@ async def test_a_replay_of_a_replay(service: Settings) -> None:
     assert named(await plan(service, Selection(run="second"), "third")) == ["one"]
 
 
-def test_by_default_the_command_only_says_what_it_would_do(service: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "out", Console(width=200))
-    env = {"STREAM_WORKER_KAFKA__PREFIX": service.kafka.prefix}
-    asked = ["--broker", str(service.kafka.bootstrap_servers), "replay", "--run", "again", "--status", "failed"]
-    said = CliRunner().invoke(cli.app, asked, env=env)
-    assert said.exit_code == 0, said.output
-    assert "1 photos to do again as run again" in said.output
-    assert "--yes" in said.output
-    wrong = CliRunner().invoke(cli.app, [*asked[:-2], "--ids", "/no/such/file"], env=env)
-    assert isinstance(wrong.exception, UserError)
+def test_by_default_the_command_only_says_what_it_would_do(service: Settings, tmp_path: Path) -> None:
+    asked = ["replay", "--run", "again", "--status", "failed"]
+    said = stream_worker(tmp_path, *asked, **beside(service))
+    assert said.returncode == 0, said.stderr
+    assert "1 photos to do again as run again" in said.stdout
+    assert "--yes" in said.stdout
+    wrong = stream_worker(tmp_path, *asked[:3], "--ids", "/no/such/file", **beside(service))
+    require_mistake(wrong, Exit.USAGE, "/no/such/file")

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import orjson
 import pytest
-from rich.console import Console
-from typer.testing import CliRunner
 
-from stream_worker import cli, topics
-from stream_worker.cli import console
+from stream_worker import topics
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import utc_now
 from stream_worker.publish import Publisher
 from stream_worker.results import Waiting
 from stream_worker.settings import Settings
 from stream_worker.story import lines, story
+from tests.command import beside, stream_worker
 from tests.photo_server import serving
 from tests.staging import whole, with_stubs
 from tests.stubs import photo
@@ -78,13 +76,10 @@ async def test_the_rows_are_what_a_person_reads(done: Settings) -> None:
     assert "complete, revision 1" in rows[-1]
 
 
-def test_the_command(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "out", Console(width=200))
-    broker = ["--broker", str(done.kafka.bootstrap_servers)]
-    env = {"STREAM_WORKER_KAFKA__PREFIX": done.kafka.prefix}
-    shown = CliRunner().invoke(cli.app, [*broker, "show", "gone\x1b[31m"], env=env)
-    assert shown.exit_code == 0, shown.output
-    assert "dead letter" in shown.output
-    assert "\x1b[31m" not in shown.output, "an id must not colour a terminal"
-    parts = CliRunner().invoke(cli.app, [*broker, "show", "room", "--format", "json"], env=env)
+def test_the_command(done: Settings, tmp_path: Path) -> None:
+    shown = stream_worker(tmp_path, "show", "gone\x1b[31m", **beside(done))
+    assert shown.returncode == 0, shown.stderr
+    assert "dead letter" in shown.stdout
+    assert "\x1b[31m" not in shown.stdout, "an id must not colour a terminal"
+    parts = stream_worker(tmp_path, "show", "room", "--format", "json", **beside(done))
     assert [orjson.loads(line)["what"] for line in parts.stdout.splitlines()][-1] == "completed"
