@@ -178,6 +178,7 @@ class Detector(Stateless):
                 published_at=published_at,
                 detected_at=detected_at,
                 deadline_at=deadline_at,
+                recompute=event.recompute,
             )
             output = self._output(topics.OBJECTS, work, identity, record)
             if len(output.value or b"") <= self._settings.kafka.max_event_bytes:

@@ -36,6 +36,7 @@ Vector3 = Annotated[list[float], Field(min_length=3, max_length=3)]
 Seconds = Annotated[float, Field(ge=0)]
 Metadata = Annotated[dict[str, Any], Field(description="The publisher's own; passed on to the completed event.")]
 Deadline = Annotated[AwareDatetime, Field(description="When the image is completed with what there is.")]
+Recompute = Annotated[bool, Field(description="Spend GPU time also where the result of the same work is found.")]
 Index = Annotated[int, Field(ge=0, description="The object's place in its photo, most confident first.")]
 
 
@@ -148,6 +149,7 @@ class ImageEvent(Event):
     published_at: AwareDatetime | None = None
     classes: list[Label] | None = Field(None, max_length=256, description="Only these classes; null: all.")
     deadline_s: float | None = Field(None, gt=0, le=604800, description="Seconds from publishing; null: default.")
+    recompute: Recompute = False
     metadata: Metadata | None = None
 
 
@@ -169,6 +171,7 @@ class ObjectEvent(Event):
     published_at: AwareDatetime
     detected_at: AwareDatetime
     deadline_at: Deadline
+    recompute: Recompute = False
 
 
 class DetectedObject(Part):
@@ -191,6 +194,7 @@ class DetectionEvent(Event):
     image: PhotoRef | None = None
     objects: list[DetectedObject]
     detector: Model | None = None
+    replay_of: Run | None = Field(None, description="The run whose objects these are, where a replay took them over.")
     published_at: AwareDatetime
     detected_at: AwareDatetime
     deadline_at: Deadline

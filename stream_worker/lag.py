@@ -70,3 +70,9 @@ async def count(
     for source in unread:  # not read to the end in time: what is left counts as it stands
         total += max(0, ends[source] - await consumer.position(source))
     return total
+
+
+async def members(admin: AIOKafkaAdminClient, group: str) -> int:
+    """How many workers the group has now."""
+    described = await admin.describe_consumer_groups([group])
+    return sum(len(entry[5]) for response in described for entry in response.groups)

@@ -95,13 +95,15 @@ class Publisher:
         run: str = LIVE,
         classes: Sequence[str] | None = None,
         deadline_s: float | None = None,
+        recompute: bool = False,
         metadata: Mapping[str, Any] | None = None,
         traceparent: str | None = None,
     ) -> Published:
         """Publish one photo; returns when the broker has it.
 
         `image_id` names the photo in every result (a new UUID by default); publishing it again under the same
-        `run` is the same work and gives no second result. `metadata` comes back in the completed event.
+        `run` is the same work and gives no second result. `metadata` comes back in the completed event. `recompute`
+        spends GPU time also where the result of the same work is found.
 
         Raises UserError, one line, where the event is not valid or the broker did not take it in time.
         """
@@ -115,6 +117,7 @@ class Publisher:
                 published_at=utc_now(),
                 classes=None if classes is None else list(classes),
                 deadline_s=deadline_s,
+                recompute=recompute,
                 metadata=None if metadata is None else dict(metadata),
             )
             value = encode(event)

@@ -65,11 +65,17 @@ class Span:
 class TopicReader:
     """A consumer that is told what to read. Raises UserError, one line, where the broker is away or cut the log.
 
-    `passed` is told, again and again, how many more offsets have been read.
+    `passed` is told, again and again, how many more offsets have been read. `fetch_bytes` is how much is fetched at
+    a time of each partition, if one event is not more; None: two of the largest events.
     """
 
     def __init__(
-        self, kafka: Kafka, *, patience_s: float = 60.0, passed: Callable[[int], None] = lambda _: None
+        self,
+        kafka: Kafka,
+        *,
+        patience_s: float = 60.0,
+        passed: Callable[[int], None] = lambda _: None,
+        fetch_bytes: int | None = None,
     ) -> None:
         self._kafka = kafka
         self._patience_s = patience_s
@@ -82,7 +88,7 @@ class TopicReader:
             isolation_level="read_committed",
             request_timeout_ms=kafka.request_timeout_ms,
             fetch_max_wait_ms=_POLL_MS,
-            max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),
+            max_partition_fetch_bytes=fetch_bytes or 2 * (kafka.max_event_bytes + HEADROOM_BYTES),
         )
 
     async def __aenter__(self) -> Self:

@@ -93,7 +93,7 @@ class Reconstructor(Stateless):
         started = time.monotonic()
         queued = max(0.0, time.time() - record.timestamp_ms / 1000)
         fingerprint = self._fingerprint(event)
-        done = await fingerprints.find(self._store, fingerprint)
+        done = None if event.recompute else await fingerprints.find(self._store, fingerprint)
         if done is not None:
             times = {"queue": round(queued, 4), "reuse": round(time.monotonic() - started, 4)}
             return self._result(record, event, fingerprint, done, times, reused=True)

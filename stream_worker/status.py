@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_worker import topics
-from stream_worker.lag import committed, count
+from stream_worker.lag import committed, count, members
 from stream_worker.settings import Settings
 
 MOST_COUNTED = 1000
@@ -71,14 +70,9 @@ async def measure(settings: Settings, over_s: float = 2.0) -> list[GroupStatus]:
                 GroupStatus(
                     group=pair[0],
                     topic=pair[1],
-                    members=await _members(admin, kafka.prefix + pair[0]),
+                    members=await members(admin, kafka.prefix + pair[0]),
                     lag=waiting,
                     per_second=moved / took,
                 )
             )
         return rows
-
-
-async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
-    described = await admin.describe_consumer_groups([group])
-    return sum(len(entry[5]) for response in described for entry in response.groups)

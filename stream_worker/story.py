@@ -146,11 +146,13 @@ def _found(value: bytes | None) -> dict[str, Any]:
     event = decode(DetectionEvent, value)
     labels = ", ".join(one.label for one in event.objects) or "no objects"
     failed = event.status == "failed"
+    found = f"{len(event.objects)}: " if event.objects else ""
+    taken = f", taken over from run {event.replay_of}" if event.replay_of else ""
     return {
         "at": event.detected_at,
         "run": event.run,
         "what": "failed" if failed else "found",
-        "detail": _why(event.reason) if failed else f"{len(event.objects)}: {labels}" if event.objects else labels,
+        "detail": _why(event.reason) if failed else f"{found}{labels}{taken}",
         "times": event.times,
     }
 

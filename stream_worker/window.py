@@ -24,6 +24,11 @@ class Window:
         """Whether it leaves nothing out."""
         return self.since is None and self.until is None
 
+    def has(self, at_ms: int) -> bool:
+        """Whether a moment (ms since 1970) is in it."""
+        since, until = (None if one is None else one.timestamp() * 1000 for one in (self.since, self.until))
+        return (since is None or since <= at_ms) and (until is None or at_ms < until)
+
 
 def window(since: str | None, until: str | None, now: datetime) -> Window:
     """The window that a person means. Raises UserError where it is no time, or has no room."""

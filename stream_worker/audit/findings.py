@@ -50,12 +50,13 @@ MEANING: dict[Kind, tuple[str, str]] = {
 
 @dataclass(slots=True)
 class Example:
-    """One violation. `place` is partition and offset of an image event that has the names, where they are not known."""
+    """One violation. `place` is topic, partition and offset of the event that asked for the image and has the names,
+    where they are not known."""
 
     detail: str
     image_id: str | None = None
     run: str | None = None
-    place: tuple[int, int] | None = None
+    place: tuple[str, int, int] | None = None
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The books of an audit: events go in, violations come out. Pure: it knows no Kafka, no store and no clock.
 
-First all image events (`accepted`, `refused`), then all else in any order, then `close`. Events need not come in the
-order in which they were written; where they nearly do, less is held.
+First all that asks for an image (`accepted`, `refused`, `replayed`), then all else in any order, then `close`. Events
+need not come in the order in which they were written; where they nearly do, less is held.
 
 What is held: per accepted image one entry of a `DigestTable`, 49 bytes that take 74 to 147 in the table (measured: 80
 at 40,000); and per image in flight, or whose outcome a late result may still change, its object ids with a status
@@ -22,6 +22,7 @@ from stream_worker.audit.findings import Example, Findings, ImageCounts, Kind
 from stream_worker.audit.outcomes import Said, contradictions, differences, said
 from stream_worker.errors import Reason
 from stream_worker.events import CompletedImageEvent, DetectionEvent, ImageEvent, ReconstructionEvent
+from stream_worker.topics import DETECTIONS, IMAGES
 
 SKEW_MS = 600_000
 """Clocks of different machines are at most this far apart."""
@@ -32,6 +33,8 @@ _STATUS = 0b0011
 _SETTLED = 0b0100
 _RECENT = 0b1000
 _BEFORE = 0b10000
+_REPLAYED = 0b100000
+"""No image event asked for it, but a manifest that a replay wrote: its place is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +123,21 @@ class Ledger:
     def accepted(self, event: ImageEvent, at_ms: int, partition: int, offset: int) -> None:
         """An image event that can be read. The first one of an image counts, the others repeat it."""
         digest = digest_of(event.image_id, event.run)
-        self.images.events += 1
         due_ms = at_ms + int(1000 * (event.deadline_s or self.scope.deadline_s))
+        self._asked(digest, Entry(due_ms, partition, offset, events=1))
+
+    def replayed(self, event: DetectionEvent, partition: int, offset: int) -> None:
+        """A manifest that a replay wrote from objects found before: it asks for the image as an image event does."""
+        due_ms = int(event.deadline_at.timestamp() * 1000)
+        self._asked(digest_of(event.image_id, event.run), Entry(due_ms, partition, offset, events=1, flags=_REPLAYED))
+
+    def _asked(self, digest: bytes, entry: Entry) -> None:
+        self.images.events += 1
         known = self._entry(digest)
         if known is None:
             self.images.accepted += 1
-            entry = Entry(due_ms, partition, offset, events=1)
         else:
-            entry = known._replace(due_ms=min(due_ms, known.due_ms), events=min(known.events + 1, _MOST))
+            entry = known._replace(due_ms=min(entry.due_ms, known.due_ms), events=min(known.events + 1, _MOST))
         self._table.put(digest, *entry)
 
     def refused(self, at_ms: int, partition: int, offset: int) -> None:
@@ -246,7 +256,7 @@ class Ledger:
             if entry.events == 0:
                 continue
             status = entry.flags & _STATUS
-            place = entry.partition, entry.offset
+            place = DETECTIONS if entry.flags & _REPLAYED else IMAGES, entry.partition, entry.offset
             if status:
                 name = STATUSES[status - 1]
                 setattr(self.images, name, getattr(self.images, name) + 1)

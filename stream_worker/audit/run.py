@@ -65,7 +65,8 @@ async def audit(
         reader = await stack.enter_async_context(TopicReader(settings.kafka, passed=passed))
         cut = utc_now()
         spans = {name: await _spans(reader, settings.kafka, name, counts[name], window) for name in BACKWARDS}
-        passed.total = sum(max(0, span.end - span.start) for some in spans.values() for span in some)
+        read = [*spans.values(), spans[topics.DETECTIONS]]  # manifests twice: some of them ask for images
+        passed.total = sum(max(0, span.end - span.start) for some in read for span in some)
         scope = Scope(
             cut_ms=round(cut.timestamp() * 1000),
             settle_ms=int(1000 * settle_s),
@@ -80,6 +81,9 @@ async def audit(
         reading = _Reading(Ledger(scope, findings), blobs, settings.kafka.prefix, every_blob=window.whole)
         async for record in reader.records(spans[topics.IMAGES]):
             reading.image(record)
+        passed.phase = topics.DETECTIONS
+        async for record in reader.records(spans[topics.DETECTIONS]):
+            reading.replay(record, window)
         passed.phase = topics.DEAD_LETTERS
         async for record in reader.records(spans[topics.DEAD_LETTERS]):
             reading.dead_letter(record)
@@ -154,6 +158,17 @@ class _Reading:
             return
         self.ledger.accepted(event, record.timestamp, record.partition, record.offset)
 
+    def replay(self, record: ConsumerRecord, window: Window) -> None:
+        """A record of `detections`, if a replay wrote it within the window."""
+        if b'"replay_of"' not in (record.value or b"") or not window.has(record.timestamp):
+            return
+        try:
+            event = decode(DetectionEvent, record.value)
+        except RecordFault:
+            return  # to be said when all of them are read
+        if event.replay_of is not None:
+            self.ledger.replayed(event, record.partition, record.offset)
+
     def dead_letter(self, record: ConsumerRecord) -> None:
         """A record of `dead-letters`. Of headers that came twice, the last are ours."""
         why = {name.removeprefix(PREFIX): value for name, value in record.headers if name.startswith(PREFIX)}
@@ -195,12 +210,13 @@ class _Reading:
 
 
 async def _name(findings: Findings, reader: TopicReader, kafka: Kafka) -> None:
-    """Read the names of examples of which only the place of the image event is known."""
+    """Read the names of examples of which only the place is known of the event that asked for the image."""
     for example in (one for some in findings.examples.values() for one in some):
         if example.place is None:
             continue
-        partition, offset = example.place
-        record = await reader.record(TopicPartition(kafka.prefix + topics.IMAGES, partition), offset)
+        topic, partition, offset = example.place
+        record = await reader.record(TopicPartition(kafka.prefix + topic, partition), offset)
         if record is not None:
-            event = decode(ImageEvent, record.value)
+            asked: type[ImageEvent] | type[DetectionEvent] = ImageEvent if topic == topics.IMAGES else DetectionEvent
+            event = decode(asked, record.value)
             example.image_id, example.run = event.image_id, event.run

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stream_worker import telemetry
-from stream_worker.cli import broker, console, letters, look, service, use
+from stream_worker.cli import broker, console, letters, look, runs, service, use
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import with_broker
 from stream_worker.settings import load
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (service.app, use.app, look.app):
+for commands in (service.app, use.app, runs.app, look.app):
     app.add_typer(commands)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(broker.kafka_app, name="kafka")

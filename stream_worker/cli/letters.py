@@ -30,8 +30,10 @@ app = typer.Typer(help="Records that no retry could mend.", no_args_is_help=True
 _Topic = Annotated[str | None, typer.Option(help="Only of this topic, such as images.")]
 _Stage = Annotated[str | None, typer.Option(help="Only of this stage, such as detector.")]
 _Reasons = Annotated[list[Reason] | None, typer.Option("--reason", help="Only these reasons; may be given again.")]
-_Since = Annotated[str | None, typer.Option(help="Only from then on: 2026-01-31T20:00 (UTC), or 2h (ago).")]
-_Until = Annotated[str | None, typer.Option(help="Only before then.")]
+_Since = Annotated[
+    str | None, typer.Option("--since", "--from", help="Only from then on: 2026-01-31T20:00 (UTC), or 2h (ago).")
+]
+_Until = Annotated[str | None, typer.Option("--until", "--to", help="Only before then.")]
 
 
 def _wanted(
@@ -63,13 +65,12 @@ def letters_list(
 
 
 async def _letters_list(settings: Settings, wanted: Wanted, form: Format) -> None:
-    from stream_worker.audit.table import progress
     from stream_worker.letters import letters
 
     counts: Counter[str] = Counter()
     names = ("letter", "time", "from", "stage", "reason", "key", "message")
     table = Table(*(Column(name, overflow="fold") for name in names), title="dead letters")
-    with progress(console.err) as tell:
+    with console.progress() as tell:
         async for one in letters(settings, wanted, tell):
             counts[one.reason] += 1
             if form is Format.JSON:
@@ -135,11 +136,10 @@ def letters_export(
 
 
 async def _letters_export(settings: Settings, wanted: Wanted, target: BinaryIO) -> int:
-    from stream_worker.audit.table import progress
     from stream_worker.letters import letters
 
     count = 0
-    with progress(console.err) as tell:
+    with console.progress() as tell:
         async for one in letters(settings, wanted, tell):
             target.write(orjson.dumps(one.plain()) + b"\n")
             count += 1
@@ -169,7 +169,6 @@ def letters_retry(
 
 
 async def _letters_retry(settings: Settings, wanted: Wanted, most: int, yes: bool) -> None:
-    from stream_worker.audit.table import progress
     from stream_worker.events import utc_now
     from stream_worker.letters import letters, retried, send
 
@@ -185,7 +184,7 @@ async def _letters_retry(settings: Settings, wanted: Wanted, most: int, yes: boo
                 continue
             yield found
 
-    with progress(console.err) as tell:
+    with console.progress() as tell:
         if yes:
             await send(settings, outputs())
         else:

@@ -44,12 +44,12 @@ def audit(
     Reads the topics from their beginning and every referenced blob; changes nothing, and may run beside the service.
     """
     from stream_worker.audit.run import audit as run_audit
-    from stream_worker.audit.table import progress, show
+    from stream_worker.cli.audit_report import show
     from stream_worker.events import utc_now
     from stream_worker.window import window
 
     between = window(since, until, utc_now())
-    with progress(console.err) as tell:
+    with console.progress() as tell:
         report = console.run(run_audit(connected(context.obj), between, quick=quick, drained=drained, progress=tell))
     if as_json:
         sys.stdout.write(orjson.dumps(report.plain(), option=orjson.OPT_INDENT_2).decode() + "\n")

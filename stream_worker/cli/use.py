@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -15,14 +14,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from stream_worker.cli import console
-from stream_worker.cli.console import Format, printable
-from stream_worker.errors import Reason, UserError
-from stream_worker.events import utc_now
+from stream_worker.cli.console import Format, Outcome, printable
+from stream_worker.errors import UserError
+from stream_worker.events import LIVE, utc_now
 from stream_worker.local_default import connected
 from stream_worker.settings import Settings
-
-if TYPE_CHECKING:
-    from stream_worker.replay import Selection
 
 app = typer.Typer()
 
@@ -51,7 +47,7 @@ def publish(
     console.run(_publish(connected(context.obj), [{"run": run, **event} for event in events]))
 
 
-_FIELDS = {"url", "image_id", "run", "classes", "deadline_s", "metadata"}
+_FIELDS = {"url", "image_id", "run", "classes", "deadline_s", "recompute", "metadata"}
 
 
 def _events_in(file: Path) -> list[dict[str, Any]]:
@@ -83,18 +79,11 @@ async def _publish(settings: Settings, events: list[dict[str, Any]]) -> None:
             )
 
 
-class Outcome(StrEnum):
-    """How an image can end."""
-
-    COMPLETE = "complete"
-    PARTIAL = "partial"
-    FAILED = "failed"
-
-
 @app.command(epilog="Example: [bold]stream-worker watch --since 2h --status failed --format json[/bold]")
 def watch(
     context: typer.Context,
     image: Annotated[str | None, typer.Option(help="Only this image; ends when it has completed.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only this run.", show_default="all")] = None,
     since: Annotated[
         str | None, typer.Option(help="Those of before, too: 2026-01-31T20:00 (UTC), or 2h (ago).")
     ] = None,
@@ -110,18 +99,25 @@ def watch(
     if image is not None and begin is None:
         begin = datetime.fromtimestamp(0, UTC)
     with contextlib.suppress(KeyboardInterrupt):
-        console.run(_watch(connected(context.obj), image, begin, set(status or Outcome), form))
+        console.run(_watch(connected(context.obj), image, run, begin, set(status or Outcome), form))
 
 
 async def _watch(
-    settings: Settings, image: str | None, since: datetime | None, statuses: set[Outcome], form: Format
+    settings: Settings,
+    image: str | None,
+    run: str | None,
+    since: datetime | None,
+    statuses: set[Outcome],
+    form: Format,
 ) -> None:
     from stream_worker.contract import encode
     from stream_worker.results import Results
 
     async with Results(settings, since=since) as results:
         async for event in results:
-            if image not in (None, event.image_id) or Outcome(event.status) not in statuses:
+            if image not in (None, event.image_id) or run not in (None, event.run):
+                continue
+            if Outcome(event.status) not in statuses:
                 continue
             if form is Format.JSON:
                 sys.stdout.write(encode(event).decode() + "\n")
@@ -130,9 +126,8 @@ async def _watch(
                 took = (event.completed_at - event.published_at).total_seconds()
                 labels = ", ".join(one.label for one in event.objects) or "no objects"
                 reason = f"  ({event.reason.code})" if event.reason else ""
-                line = (
-                    f"{event.completed_at:%H:%M:%S}  {event.image_id}  {event.status}{reason}  {took:.2f} s  {labels}"
-                )
+                name = event.image_id if event.run == LIVE else f"{event.image_id} ({event.run})"
+                line = f"{event.completed_at:%H:%M:%S}  {name}  {event.status}{reason}  {took:.2f} s  {labels}"
                 console.out.print(printable(line), highlight=False, markup=False)
             if image is not None:
                 return
@@ -148,12 +143,11 @@ def show(
     form: Annotated[Format, typer.Option("--format", help="A time line, or its parts as JSON lines.")] = Format.TABLE,
 ) -> None:
     """Tell an image's whole story: its events, who wrote them, seconds phase by phase, errors. Changes nothing."""
-    from stream_worker.audit.table import progress
     from stream_worker.story import lines, story
     from stream_worker.window import moment
 
     begin = None if since is None else moment(since, utc_now())
-    with progress(console.err) as tell:
+    with console.progress() as tell:
         chapters = console.run(story(connected(context.obj), image_id, since=begin, progress=tell))
     if form is Format.JSON:
         for one in chapters:
@@ -165,74 +159,3 @@ def show(
     for row in lines(chapters):
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.out.print(table)
-
-
-@app.command(
-    epilog="Example: [bold]stream-worker replay --from 1d --status failed --run mended --yes[/bold]\n\n"
-    "Stopped, it goes on where it was when it is given the same run again."
-)
-def replay(
-    context: typer.Context,
-    run: Annotated[str, typer.Option(help="The replay's own run: its outcomes have it.")],
-    of: Annotated[str, typer.Option(help="The run that is done again.")] = "live",
-    since: Annotated[
-        str | None, typer.Option("--from", help="Published from then on: 2026-01-31T20:00 (UTC), or 2h (ago).")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--to", help="Published before then.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="A file of image ids, one a line; - is stdin.")] = None,
-    status: Annotated[list[Outcome] | None, typer.Option(help="Only these outcomes; may be given again.")] = None,
-    reasons: Annotated[
-        list[Reason] | None, typer.Option("--reason", help="Only where image or object have these reasons.")
-    ] = None,
-    labels: Annotated[list[str] | None, typer.Option("--class", help="Only where such an object was found.")] = None,
-    ahead: Annotated[int, typer.Option(min=1, help="Photos on their way at a time: live ones wait behind these.")] = 32,
-    per_second: Annotated[float | None, typer.Option("--rate", min=0.001, help="Photos a second, at most.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only what would be done is shown.")] = False,
-) -> None:
-    """Do photos again under a run of their own; the original events stay as they are. By default it only says what."""
-    from stream_worker.replay import Selection
-    from stream_worker.window import window
-
-    selection = Selection(
-        run=of,
-        window=window(since, until, utc_now()),
-        ids=None if ids is None else _ids_in(ids),
-        statuses=frozenset(one.value for one in status or ()),
-        reasons=frozenset(one.value for one in reasons or ()),
-        labels=frozenset(labels or ()),
-    )
-    console.run(_replay(connected(context.obj), selection, run, ahead, per_second, yes))
-
-
-def _ids_in(file: Path) -> frozenset[str]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} can't be read: {error}") from None
-    return frozenset(line for line in text.splitlines() if line)
-
-
-async def _replay(
-    settings: Settings, selection: Selection, run: str, ahead: int, per_second: float | None, yes: bool
-) -> None:
-    from stream_worker.audit.table import progress
-    from stream_worker.replay import plan
-    from stream_worker.replay import replay as do
-
-    with progress(console.err) as tell:
-        planned = await plan(settings, selection, run, tell)
-    parts = [f"{len(planned.photos)} photos to do again as run {run}"]
-    if planned.sent:
-        parts.append(f"{planned.sent} were sent before")
-    if planned.unreadable:
-        parts.append(f"{planned.unreadable} events can't be read")
-    if planned.model_s is not None:
-        parts.append(f"the models took {planned.model_s:.1f} s for them before")
-    console.out.print(printable("; ".join(parts)), highlight=False, markup=False)
-    if not yes:
-        console.out.print("To do it: --yes", highlight=False)
-        return
-    with progress(console.err) as tell:
-        done = await do(settings, planned, ahead=ahead, per_second=per_second, progress=tell)
-    statuses = ", ".join(f"{count} {status}" for status, count in done.statuses.most_common()) or "nothing to do"
-    console.out.print(f"{statuses}; {done.reused} of {done.objects} objects cost no GPU time", highlight=False)

@@ -47,7 +47,7 @@ from tests.photo_server import serving
 ROOT = Path(__file__).parents[2]
 LARGE = "yolo11l-seg"
 WANTED = 0.85
-PHOTOS = 12
+PHOTOS = 36
 WITHIN_S = 1800.0
 READY_S = 300.0
 
@@ -146,8 +146,10 @@ async def measure(told: argparse.Namespace) -> int:
         options: dict[str, Any] = {"image_size": 640, "iou": 0.7, "threads": told.threads, "device": told.device}
         if large:
             file = str(folder / f"{LARGE}.pt")
-            found = await reference("weights", LARGE, file, photos[0])
+            found = await reference("weights", LARGE, file, *photos)
             options |= {"weights": file, "max_objects": 5, "confidence": found["confidence"]}
+            photos = found["photos"]
+            rooms = {name: path for name, path in rooms.items() if str(path) in photos}
         else:
             options |= {"weights": weights_of(Detector()), "max_objects": 64, "confidence": 0.25}
         for_bare = json.dumps({**options, "batch": told.batch})

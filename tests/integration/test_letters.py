@@ -129,7 +129,7 @@ def test_the_export_is_whole_and_appears_at_once(invoke: Invoke, tmp_path: Path)
     lines = [orjson.loads(line) for line in file.read_bytes().splitlines()]
     assert [line["value"] and b64decode(line["value"]) for line in lines] == [record.value for record, *_ in RECORDS]
     require_mistake(invoke("export", str(file)), Exit.USAGE, "letters.jsonl")
-    require_mistake(invoke("export", str(tmp_path / "nowhere" / "letters.jsonl")), Exit.USAGE, "nowhere")
+    require_mistake(invoke("export", str(tmp_path / "nowhere" / "letters.jsonl")), Exit.FAILED, "nowhere")
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -137,7 +137,7 @@ def test_by_default_a_retry_only_says_what_it_would_do(invoke: Invoke, settings:
     said = invoke("retry", "--topic", "images")
     assert said.returncode == 0, said.stderr
     assert "1 dead letters would be sent: 1 to images; 2 left out" in said.stdout
-    assert "0:1 is left out: it can't be read" in said.stdout
+    assert "0:1 is left out: it can't be read" in said.stderr
     assert "\x1b" not in said.stdout
 
 

@@ -23,7 +23,7 @@ from stream_worker.events import (
     ImageEvent,
     ReconstructionEvent,
 )
-from stream_worker.window import window
+from stream_worker.window import Window, window
 from tests.unit.aggregator.examples import START, at, manifest, result
 
 CUT_S = 100_000.0
@@ -190,7 +190,7 @@ def test_before_its_deadline_an_image_is_in_flight() -> None:
     books.close()
     assert (books.images.in_flight, books.findings.counts) == (2, Counter({Kind.MISSING: 1}))
     [example] = books.findings.examples[Kind.MISSING]
-    assert (example.place, "90 s ago" in example.detail) == ((0, 2), True)
+    assert (example.place, "90 s ago" in example.detail) == (("images", 0, 2), True)
 
 
 def test_where_all_is_drained_nothing_is_in_flight() -> None:
@@ -379,3 +379,28 @@ def test_a_time_as_people_write_it(text: str, means: datetime) -> None:
 def test_a_window_that_is_none_is_one_line(since: str, until: str | None) -> None:
     with pytest.raises(UserError, match=r"is no time|is not before"):
         window(since, until, NOW)
+
+
+def test_an_image_that_a_replay_asked_for_is_judged_as_a_published_one() -> None:
+    """Its manifest is read twice: first as what asks for it."""
+    books = ledger()
+    taken_over = manifest(2).model_copy(update={"replay_of": "before"})
+    books.replayed(taken_over, 1, 7)
+    for event in WHOLE:
+        write(books, event)
+    books.close()
+    assert (books.findings.counts, books.images.accepted, books.images.complete) == (Counter(), 1, 1)
+    books = ledger()
+    books.replayed(taken_over, 1, 7)
+    write(books, WHOLE[0])
+    books.close()
+    [example] = books.findings.examples[Kind.MISSING]
+    assert example.place == ("detections", 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "inside"), [(None, None, True), (10, None, True), (11, None, False), (None, 10, False)]
+)
+def test_whether_a_moment_is_in_a_window(since: int | None, until: int | None, inside: bool) -> None:
+    bounds = (None if one is None else at(one) for one in (since, until))
+    assert Window(*bounds).has(ms(10)) is inside

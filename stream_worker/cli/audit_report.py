@@ -1,29 +1,13 @@
-"""The report for people: what was counted, what was found, and whether all guarantees hold."""
+"""The audit's report for people: what was counted, what was found, and whether all guarantees hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from stream_worker.audit.findings import EXAMPLES, MEANING, Kind, Report
-
-
-@contextmanager
-def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar that is told how far the audit is; nothing where there is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("audit", total=None)
-
-        def tell(phase: str, done: int, total: int) -> None:
-            bars.update(task, description=phase, completed=done, total=total or None)
-
-        yield tell
+from stream_worker.cli.console import printable
 
 
 def show(report: Report, console: Console) -> None:
@@ -86,8 +70,3 @@ def _violations(report: Report) -> Table:
         if count > EXAMPLES:
             table.add_row("", "...", "", "")
     return table
-
-
-def printable(text: str) -> str:
-    """Without what a hostile id could do to a terminal."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
