@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 IMAGES ?=
 SEED ?=
 
-.PHONY: help setup demo test faults guards bench-detector lint format lock clean
+.PHONY: help setup demo test schemas docs faults guards bench-detector lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,13 @@ demo: setup ## photos in, 3D objects out: the whole service on a private Kafka (
 
 test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
 	$(BIN)/python -m pytest $(ARGS)
+
+schemas: setup ## write schemas/ anew from events.py and topics.py
+	$(BIN)/python -m stream_worker.contract
+	$(BIN)/python -m stream_worker.asyncapi
+
+docs: setup ## the topics and events as one HTML page, build/docs/asyncapi.html (needs npm)
+	$(BIN)/python -m ops.docs.render build/docs
 
 faults: setup ## the long fault run, about an hour (SEED=n for one seed, IMAGES=n for fewer photos, SHORT=1 for a few minutes)
 	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SHORT),--short)

@@ -81,6 +81,11 @@ def partitions_of(topic: Topic, kafka: Kafka) -> int:
     return topic.partitions or kafka.partitions
 
 
+def config_of(topic: Topic, kafka: Kafka) -> dict[str, str]:
+    """The settings that the topic gets when we create it."""
+    return {**topic.config, "max.message.bytes": str(kafka.max_event_bytes + HEADROOM_BYTES)}
+
+
 @asynccontextmanager
 async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client. Raises UserError (exit code BROKER) where the broker can't be reached."""
@@ -126,14 +131,13 @@ async def create(kafka: Kafka) -> list[str]:
         missing = [topic for topic in TOPICS if topic.name not in there]
         if not missing:
             return []
-        size = {"max.message.bytes": str(kafka.max_event_bytes + HEADROOM_BYTES)}
         answer = await client.create_topics(
             [
                 NewTopic(
                     kafka.prefix + topic.name,
                     partitions_of(topic, kafka),
                     kafka.replication_factor,
-                    topic_configs={**topic.config, **size},
+                    topic_configs=config_of(topic, kafka),
                 )
                 for topic in missing
             ]

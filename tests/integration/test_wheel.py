@@ -24,6 +24,8 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
         names = set(archive.namelist())
         archive.extractall(installed)
     assert "stream_worker/schemas/image.schema.json" in names
+    assert "stream_worker/schemas/asyncapi.yaml" in names
+    assert "stream_worker/schemas/examples/image.json" in names
     assert "stream_worker/models/weights/rooms-seg.pt" in names
     assert "stream_worker/demo/report.html.j2" in names
     assert "stream_worker/py.typed" in names
