@@ -9,10 +9,13 @@ from functools import partial
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.protocol import ConsumerProtocol
 
 from stream_worker.committed import ELSEWHERE, ask
 
 COORDINATOR_S = 0.2
+POLL_MS = 10
+"""Where nothing but markers is left, no record comes, and a poll takes all of this."""
 
 
 async def committed(
@@ -31,13 +34,10 @@ async def committed(
     return {source: known[source].offset if source in known else begins[source] for source in sources}
 
 
-async def outstanding(
-    admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, group: str, sources: Sequence[TopicPartition]
-) -> dict[TopicPartition, int]:
-    """Offsets between the group and the end of each partition. Transaction markers count too: an upper bound."""
-    done = await committed(admin, consumer, group, sources)
-    ends = await consumer.end_offsets(list(sources))
-    return {source: max(0, ends[source] - done[source]) for source in sources}
+def objects(offsets: int) -> int:
+    """How many objects so many offsets of topic `objects` are: each is followed by its transaction's marker, nearly
+    always. A partition whose work is all done still ends with one."""
+    return max(0, offsets) // 2
 
 
 async def count(
@@ -63,13 +63,24 @@ async def count(
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while unread:
-                for source, records in (await consumer.getmany(timeout_ms=100)).items():
+                for source, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                     total += sum(record.offset < ends[source] for record in records)
                 unread = [source for source in unread if await consumer.position(source) < ends[source]]
                 consumer.pause(*(source for source in consumer.assignment() if source not in unread))
     for source in unread:  # not read to the end in time: what is left counts as it stands
         total += max(0, ends[source] - await consumer.position(source))
     return total
+
+
+async def owners(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, str]:
+    """The member that has each partition, by its id; of a group that is being rebalanced, nothing."""
+    found: dict[TopicPartition, str] = {}
+    for response in await admin.describe_consumer_groups([group]):
+        for _, _, state, _, _, listed, *_ in response.groups:
+            for member_id, _, _, _, assignment, *_ in listed if state == "Stable" else ():
+                for source in ConsumerProtocol.ASSIGNMENT.decode(assignment).partitions():
+                    found[source] = member_id
+    return found
 
 
 async def members(admin: AIOKafkaAdminClient, group: str) -> int:
