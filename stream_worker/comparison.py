@@ -7,10 +7,12 @@ An object of one run is that of the other where both have its label and their bo
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from statistics import quantiles
 from typing import Any
+
+import orjson
 
 from stream_worker import topics
 from stream_worker.contract import decode
@@ -101,8 +103,9 @@ class Comparison:
     changes: list[Change] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """As JSON has it."""
+        plain: dict[str, Any] = orjson.loads(orjson.dumps(self))
+        return plain
 
 
 async def compare(

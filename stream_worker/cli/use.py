@@ -33,6 +33,9 @@ def publish(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Events as JSON lines; - is stdin.")] = None,
     image_id: Annotated[str | None, typer.Option("--id", help="image_id, for a single URL.")] = None,
     run: Annotated[str, typer.Option(help="Which processing this is.")] = "live",
+    when_idle: Annotated[
+        bool, typer.Option("--when-idle", help="Photos that may wait: each when the service has time for it.")
+    ] = False,
 ) -> None:
     """Publish photos; prints a line for each as soon as the broker has it."""
     events = [{"url": url} for url in urls or []]
@@ -44,7 +47,7 @@ def publish(
         events += _events_in(file)
     if not events:
         raise UserError("nothing to publish: name URLs, or a file with --file")
-    console.run(_publish(connected(context.obj), [{"run": run, **event} for event in events]))
+    console.run(_publish(connected(context.obj), [{"run": run, **event} for event in events], when_idle))
 
 
 _FIELDS = {"url", "image_id", "run", "classes", "deadline_s", "recompute", "metadata"}
@@ -69,14 +72,23 @@ def _events_in(file: Path) -> list[dict[str, Any]]:
     return events
 
 
-async def _publish(settings: Settings, events: list[dict[str, Any]]) -> None:
-    from stream_worker.publish import Publisher
+async def _publish(settings: Settings, events: list[dict[str, Any]], when_idle: bool) -> None:
+    from stream_worker.pace import FOR_PHOTOS, Pace
+    from stream_worker.publish import Published, Publisher
+
+    def say(sent: Published) -> None:
+        line = f"{sent.image_id}  run={sent.run}  partition={sent.partition}  offset={sent.offset}"
+        console.out.print(printable(line), highlight=False, markup=False)
 
     async with Publisher(settings) as publisher:
-        async for sent in publisher.publish_many(events):
-            console.out.print(
-                f"{sent.image_id}  run={sent.run}  partition={sent.partition}  offset={sent.offset}", highlight=False
-            )
+        if not when_idle:
+            async for sent in publisher.publish_many(events):
+                say(sent)
+            return
+        async with Pace(settings.kafka, FOR_PHOTOS) as pace:
+            for event in events:
+                await pace.room()
+                say(await publisher.publish(**event))
 
 
 @app.command(epilog="Example: [bold]stream-worker watch --since 2h --status failed --format json[/bold]")

@@ -16,10 +16,10 @@ from stream_worker import topics
 from stream_worker.balance import Balancer
 from stream_worker.errors import Exit, FatalError, FencedError, OutageError, UserError
 from stream_worker.events import DetectionEvent, ImageEvent, ObjectEvent
+from stream_worker.pace import FOR_OBJECTS, FOR_PHOTOS, Pace
 from stream_worker.reading import Progress, TopicReader
 from stream_worker.records import Headers, Output
 from stream_worker.replay import again
-from stream_worker.replay.pace import Pace
 from stream_worker.replay.plan import Again, Plan, digest, plan, readable
 from stream_worker.replay.selection import Selection, Source
 from stream_worker.results import Results
@@ -70,7 +70,8 @@ async def replay(
         work = await plan(settings, selection, run, progress)
         planned(work)
         if ahead is None and work.images:
-            pace = await stack.enter_async_context(Pace(settings.kafka, selection.source))
+            limits = FOR_PHOTOS if selection.source is Source.IMAGES else FOR_OBJECTS
+            pace = await stack.enter_async_context(Pace(settings.kafka, limits))
             room = pace.room
         waiting = set(work.under_way)
         total = len(work.images) + len(waiting)

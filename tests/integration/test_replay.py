@@ -23,10 +23,10 @@ from stream_worker.comparison import compare
 from stream_worker.contract import decode
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import CompletedImageEvent, DetectionEvent, ImageEvent, ObjectEvent, utc_now
+from stream_worker.pace import FOR_PHOTOS, Pace
 from stream_worker.publish import Publisher
 from stream_worker.reading import TopicReader
 from stream_worker.reconstructor import Reconstructor
-from stream_worker.replay.pace import Pace
 from stream_worker.replay.plan import Plan, plan
 from stream_worker.replay.selection import Offsets, Selection, Source
 from stream_worker.replay.send import Done, replay
@@ -213,7 +213,7 @@ async def test_a_replay_sends_nothing_while_live_photos_wait(kafka: str, prefix:
     with serving(answer) as base:
         settings = with_stubs(kafka, prefix, tmp_path, base)
         await topics.create(settings.kafka)
-        async with Pace(settings.kafka, Source.IMAGES) as pace, Publisher(settings) as publisher:
+        async with Pace(settings.kafka, FOR_PHOTOS) as pace, Publisher(settings) as publisher:
             idle = asyncio.create_task(pace.room())
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(idle), 2)  # nobody works

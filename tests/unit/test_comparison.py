@@ -66,6 +66,9 @@ def test_what_differs_is_said_and_what_does_not_is_not() -> None:
     assert (one.statuses, one.alone) == ({"complete": 3, "failed": 1}, {"chair": 1})
     assert (other.objects, other.alone) == ({"reconstructed": 3, "failed": 1}, {"sofa": 1})
     assert found.volume == (1.0, 1.5, 2.0)
+    plain = found.plain()
+    assert plain["sides"][0]["alone"] == {"chair": 1}
+    assert plain["changes"][1] == {"image_id": "lost", "what": "- chair"}
 
 
 def test_volumes_in_other_units_are_not_compared() -> None:
