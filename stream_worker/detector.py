@@ -133,7 +133,9 @@ class Detector(Stateless):
             pixels.release()
         photo = PhotoRef(**blob.model_dump(), width=pixels.width, height=pixels.height)
         most = self._settings.detector.max_objects
-        objects, steps = await asyncio.to_thread(results.found, answer, photo.width, photo.height, most)
+        (objects, steps), _ = await asyncio.gather(
+            asyncio.to_thread(results.found, answer, photo.width, photo.height, most), self._balancer.look()
+        )
         times.update({f"detect_{name}": seconds for name, seconds in steps.items()})
         return self._outputs(record, event, photo, objects, times)
 
@@ -221,7 +223,7 @@ class Detector(Stateless):
     def _output(
         self, topic: str, event: ObjectEvent | DetectionEvent | ReconstructionEvent, key: str, record: Received
     ) -> Output:
-        partition = self._balancer.choose() if topic == topics.OBJECTS else None
+        partition = self._balancer.choose(record.partition) if topic == topics.OBJECTS else None
         return Output(topic, key.encode(), encode(event), cloud_event(event, self._source, record.headers), partition)
 
 

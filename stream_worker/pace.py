@@ -25,6 +25,7 @@ from stream_worker.settings import Kafka
 
 LOOK_S = 0.1
 COUNT_S = 1.0
+FETCH_MS = 20
 STOP_S = 5.0
 COUNTED = 100
 """Records of a partition that are counted one by one; of more, it is known that they are many."""
@@ -62,7 +63,11 @@ class Pace:
             self._partitions = await topics.counts(self._kafka)
             self._admin = await stack.enter_async_context(topics.admin(self._kafka))
             servers = self._kafka.bootstrap_servers
-            self._consumer = AIOKafkaConsumer(bootstrap_servers=servers, isolation_level="read_committed")
+            self._consumer = AIOKafkaConsumer(
+                bootstrap_servers=servers,
+                isolation_level="read_committed",
+                fetch_max_wait_ms=FETCH_MS,  # no answer comes behind a fetch that waits for records
+            )
             # Not as a context: its `stop` may raise CancelledError after its partitions have changed (aiokafka).
             stack.push_async_callback(lambda: close_within(STOP_S, self._consumer.stop()))
             await self._consumer.start()

@@ -187,6 +187,7 @@ class _Writer:
         manifest = record and readable(DetectionEvent, record)
         works = [await self._record(topics.OBJECTS, place) for place in image.objects.values()]
         objects = [event for work in works if work and (event := readable(ObjectEvent, work))]
+        await self._balancer.look()
         if not record or not manifest or len(objects) < image.count:
             return []
         return again.found(
