@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -43,7 +43,8 @@ log = telemetry.get(__name__)
 
 
 class Results:
-    """Completed images as they come, for ever: an async context manager, and within it an async iterator.
+    """Completed images as they come, for ever: an async context manager, and within it an async iterator, of single
+    images or of `batches`.
 
     Args:
         settings: whose broker and topics.
@@ -114,17 +115,33 @@ class Results:
         return self
 
     async def __anext__(self) -> CompletedImageEvent:
-        await self._commit()
+        return (await self._next(1))[0]
+
+    async def batches(self, most: int = 200) -> AsyncIterator[list[CompletedImageEvent]]:
+        """Images in lists, for ever: what is there, at least one and at most `most`, without waiting for more.
+
+        A list counts as read, as a whole, when the next one is asked for: so an app may write it in one transaction.
+        """
+        if most < 1:
+            raise ValueError(f"a batch has at least one image: most={most}")
         while True:
+            yield await self._next(most)
+
+    async def _next(self, most: int) -> list[CompletedImageEvent]:
+        await self._commit()
+        images: list[CompletedImageEvent] = []
+        while not images:
             while not self._records:
                 for records in (await self._polled()).values():
                     self._records.extend(records)
-            record = self._records.popleft()
-            self._read[TopicPartition(record.topic, record.partition)] = record.offset + 1
-            try:
-                return decode(CompletedImageEvent, record.value)
-            except RecordFault as fault:
-                log.warning("unreadable event", partition=record.partition, offset=record.offset, error=str(fault))
+            while self._records and len(images) < most:
+                record = self._records.popleft()
+                self._read[TopicPartition(record.topic, record.partition)] = record.offset + 1
+                try:
+                    images.append(decode(CompletedImageEvent, record.value))
+                except RecordFault as fault:
+                    log.warning("unreadable event", partition=record.partition, offset=record.offset, error=str(fault))
+        return images
 
     async def _polled(self) -> Mapping[TopicPartition, list[ConsumerRecord]]:
         try:
