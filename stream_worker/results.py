@@ -14,10 +14,11 @@ Committed records only. Needs only the base install, and the broker's name in th
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Collection, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,7 +44,8 @@ log = telemetry.get(__name__)
 
 
 class Results:
-    """Completed images as they come, for ever: an async context manager, and within it an async iterator.
+    """Completed images as they come, for ever: an async context manager, and within it an async iterator, of single
+    images or of `batches`.
 
     Args:
         settings: whose broker and topics.
@@ -63,7 +65,6 @@ class Results:
         self._group = group
         self._since = since
         self._consumer: AIOKafkaConsumer
-        self._records: deque[ConsumerRecord] = deque()
         self._read: dict[TopicPartition, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -114,21 +115,37 @@ class Results:
         return self
 
     async def __anext__(self) -> CompletedImageEvent:
-        await self._commit()
-        while True:
-            while not self._records:
-                for records in (await self._polled()).values():
-                    self._records.extend(records)
-            record = self._records.popleft()
-            self._read[TopicPartition(record.topic, record.partition)] = record.offset + 1
-            try:
-                return decode(CompletedImageEvent, record.value)
-            except RecordFault as fault:
-                log.warning("unreadable event", partition=record.partition, offset=record.offset, error=str(fault))
+        return (await self._next(1))[0]
 
-    async def _polled(self) -> Mapping[TopicPartition, list[ConsumerRecord]]:
+    async def batches(self, most: int = 200) -> AsyncIterator[list[CompletedImageEvent]]:
+        """Images in lists, for ever: what is there, at least one and at most `most`, without waiting for more.
+
+        A list counts as read, as a whole, when the next one is asked for: so an app may write it in one transaction.
+        """
+        if most < 1:
+            raise ValueError(f"a batch has at least one image: most={most}")
+        while True:
+            yield await self._next(most)
+
+    async def _next(self, most: int) -> list[CompletedImageEvent]:
+        await self._commit()
+        images: list[CompletedImageEvent] = []
+        while not images:
+            polled = await self._polled(most)
+            self._read |= {partition: records[-1].offset + 1 for partition, records in polled.items()}
+            for record in chain.from_iterable(polled.values()):
+                try:
+                    images.append(decode(CompletedImageEvent, record.value))
+                except RecordFault as fault:
+                    log.warning("unreadable event", partition=record.partition, offset=record.offset, error=str(fault))
+        return images
+
+    async def _polled(self, most: int) -> Mapping[TopicPartition, list[ConsumerRecord]]:
+        """What has come, none kept back here: the group waits for as long as `most` of them take, not all of them."""
         try:
-            polled: Mapping[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(timeout_ms=POLL_MS)
+            polled: Mapping[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+                timeout_ms=POLL_MS, max_records=most
+            )
         except OffsetOutOfRangeError as error:
             await self._out_of_range(error.args[0])
             return {}
@@ -169,8 +186,7 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._results = results
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """What was fetched and not handed out is fetched again, by whoever has the partitions then."""
-        self._results._records.clear()
+        """What was handed out last comes again, to whoever has the partitions then."""
         self._results._read.clear()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:

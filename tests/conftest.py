@@ -1,4 +1,4 @@
-"""What every test can ask for: one real Kafka a session, topics of its own, one real S3 server a session.
+"""What every test can ask for: one real Kafka a session, topics of its own, one real S3 server and one PostgreSQL.
 
 All of it starts at the first test that asks, in the main thread (the servers die with the thread that started
 them), and ends with the session, also when the session is killed.
@@ -24,6 +24,7 @@ from minio import Minio
 
 from stream_worker.errors import UserError
 from stream_worker.local_kafka import LocalKafka
+from tests.servers.postgres import PostgresServer, installed
 from tests.servers.s3 import S3Server
 
 T = TypeVar("T")
@@ -101,6 +102,33 @@ def bucket(s3: S3Server) -> str:
     """A new bucket of the session's S3 server."""
     name = f"t{uuid.uuid4().hex[:10]}"
     Minio(s3.endpoint, s3.access_key, s3.secret_key, secure=False).make_bucket(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The session's PostgreSQL."""
+    programs = installed()
+    if programs is None:
+        pytest.skip("no PostgreSQL here (Debian: apt-get install postgresql)")
+    with tempfile.TemporaryDirectory(prefix="stream-worker-postgres-", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder), programs)
+        try:
+            server.start()
+        except UserError as error:
+            pytest.fail(f"no PostgreSQL to test with: {error}", pytrace=False)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """The name of a new database of the session's PostgreSQL."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    with postgres.connect() as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
     return name
 
 

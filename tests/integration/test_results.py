@@ -123,6 +123,47 @@ async def test_a_group_goes_on_behind_the_image_that_was_finished_last(settings:
     assert sorted(first + rest) == ["a", "b", "c", "d"]
 
 
+async def test_batches_hold_what_is_there_and_count_as_read_as_a_whole(settings: Settings) -> None:
+    await complete(settings, *(["a"] * 9), b"no JSON")
+    taken: list[list[CompletedImageEvent]] = []
+
+    async def die_with_the_second() -> None:
+        async with Results(settings, group="app") as reading, asyncio.timeout(30):
+            async for images in reading.batches(4):
+                taken.append(images)
+                if len(taken) == 2:
+                    raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await die_with_the_second()
+    assert all(1 <= len(images) <= 4 for images in taken)
+    assert len(taken[0]) > 1
+    async with Results(settings, group="app") as reading:
+        rest = 9 - len(taken[0])
+        async with asyncio.timeout(30):
+            async for images in reading.batches(4):
+                rest -= len(images)
+                if rest <= 0:
+                    break
+        await none_comes(reading)
+    assert rest == 0, "the second batch came again, whole, and nothing else did"
+    with pytest.raises(ValueError, match="at least one"):
+        await anext(Results(settings).batches(0))
+
+
+async def test_a_group_stays_whole_while_its_app_takes_its_time_with_each_of_many(settings: Settings) -> None:
+    patience_s = 3.0
+    patient = settings.kafka.model_copy(update={"max_poll_interval_ms": round(1000 * patience_s)})
+    names = [f"image-{number}" for number in range(20)]
+    await complete(settings, *names)
+    seen: list[str] = []
+    async with Results(settings.model_copy(update={"kafka": patient}), group="app") as reading:
+        while len(seen) < len(names):
+            seen += await some(reading, 1)
+            await asyncio.sleep(2 * patience_s / len(names))
+    assert sorted(seen) == sorted(names), "some came again, because the group thought the app dead"
+
+
 async def test_a_new_group_may_begin_later_and_an_old_one_does_not(settings: Settings) -> None:
     await complete(settings, "a", "b", "c")
     await asyncio.sleep(0.1)
