@@ -13,9 +13,22 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 LIVE = "live"
+DEEPEST = 64
+"""Levels of a publisher's own JSON: it travels within other events, and is read and written at each step."""
+
+
+def _shallow(metadata: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [metadata]
+    for _ in range(DEEPEST):
+        children = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [child for some in children for child in some if isinstance(child, dict | list)]
+        if not level:
+            return metadata
+    raise ValueError(f"metadata is nested more than {DEEPEST} deep")
+
 
 ImageId = Annotated[str, Field(min_length=1, max_length=256, description="The publisher's name of the photo.")]
 Run = Annotated[
@@ -34,7 +47,11 @@ Box = Annotated[
 ]
 Vector3 = Annotated[list[float], Field(min_length=3, max_length=3)]
 Seconds = Annotated[float, Field(ge=0)]
-Metadata = Annotated[dict[str, Any], Field(description="The publisher's own; passed on to the completed event.")]
+Metadata = Annotated[
+    dict[str, Any],
+    AfterValidator(_shallow),
+    Field(description="The publisher's own, nested up to 64 deep; passed on to the completed event."),
+]
 Deadline = Annotated[AwareDatetime, Field(description="When the image is completed with what there is.")]
 Recompute = Annotated[bool, Field(description="Spend GPU time also where the result of the same work is found.")]
 Index = Annotated[int, Field(ge=0, description="The object's place in its photo, most confident first.")]

@@ -79,6 +79,7 @@ class Results:
             auto_offset_reset="none" if self._group is None else "earliest",
             isolation_level="read_committed",
             session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=min(3000, kafka.session_timeout_ms // 3),
             max_poll_interval_ms=kafka.max_poll_interval_ms,
             request_timeout_ms=max(kafka.request_timeout_ms, kafka.session_timeout_ms + 5000),
             max_partition_fetch_bytes=2 * (kafka.max_event_bytes + HEADROOM_BYTES),

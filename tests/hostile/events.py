@@ -44,6 +44,9 @@ def records(good: str) -> dict[str, Record]:
         "nested 100,000 deep, and closed": Record(
             b'{"version":1,"image_id":"deep","url":' + url + b',"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ),
+        "metadata that no later step could carry": Record(
+            b'{"version":1,"image_id":"deeper","url":' + url + b',"metadata":' + b'{"a":' * 230 + b"{}" + b"}" * 231
+        ),
         "NaN": Record(b'{"version":1,"image_id":"nan","url":' + url + b',"deadline_s":NaN}'),
         "1e999": Record(b'{"version":1,"image_id":"inf","url":' + url + b',"deadline_s":1e999}'),
         "an integer of 5,000 digits": Record(

@@ -81,3 +81,19 @@ def test_object_ids_depend_on_image_run_and_index_alone() -> None:
 
 def test_types_are_named_by_cloud_events() -> None:
     assert ce_type(ImageEvent) == "stream_worker.image.v1"
+
+
+def nested(levels: int) -> dict[str, object]:
+    inner: object = 1
+    for number in range(levels):
+        inner = [inner] if number % 2 else {"a": inner}
+    return {"a": inner}
+
+
+def test_metadata_is_as_deep_as_every_step_can_carry_it() -> None:
+    assert decode(ImageEvent, encode(ImageEvent(image_id="a", url="u", metadata=nested(63)))).metadata == nested(63)
+    with pytest.raises(ValueError, match="more than 64 deep"):
+        ImageEvent(image_id="a", url="u", metadata=nested(64))
+    with pytest.raises(RecordFault, match="more than 64 deep") as refused:
+        decode(ImageEvent, orjson.dumps({"image_id": "a", "url": "u", "metadata": nested(64)}))
+    assert refused.value.reason is Reason.INVALID_EVENT
