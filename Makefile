@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 IMAGES ?=
 SEED ?=
 
-.PHONY: help setup demo test schemas docs faults guards bench-detector lint format lock clean
+.PHONY: help setup demo test schemas docs faults guards bench bench-detector lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,10 @@ docs: setup ## the topics and events as one HTML page, build/docs/asyncapi.html 
 
 faults: setup ## the long fault run, about an hour (SEED=n for one seed, IMAGES=n for fewer photos, SHORT=1 for a few minutes)
 	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SHORT),--short)
+
+bench: setup ## makespan beside the ideal schedule, and live photos beside a replay (half an hour)
+	$(BIN)/python -m tests.benchmarks.makespan
+	$(BIN)/python -m tests.benchmarks.replay_latency
 
 bench-detector: setup ## images a second of the detector, beside its bare network and a plain loop (a quarter of an hour)
 	$(BIN)/python -m tests.benchmarks.detector --network rooms-seg --images 400 --loop-images 100
