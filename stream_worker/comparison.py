@@ -23,8 +23,8 @@ from stream_worker.settings import Settings
 from stream_worker.window import Window
 
 SAME_IOU = 0.5
-MODELS = ("detector_detect", "reconstructor_reconstruct")
-"""Phases in which a model works."""
+DETECTING, RECONSTRUCTING = "detector_detect", "reconstructor_reconstruct"
+"""Phases of an outcome's `times` in which a model works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Seen:
             event.status,
             event.reason.code if event.reason else None,
             tuple(items),
-            sum(event.times.get(phase, 0.0) for phase in MODELS),
+            sum(event.times.get(phase, 0.0) for phase in (DETECTING, RECONSTRUCTING)),
             sum(one.reused for one in event.objects),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,6 +9,8 @@ from typing import TypeVar
 from aiokafka import ConsumerRecord
 
 from stream_worker import topics
+from stream_worker.audit.digests import digest_of
+from stream_worker.comparison import DETECTING, RECONSTRUCTING
 from stream_worker.contract import decode
 from stream_worker.errors import Exit, RecordFault, UserError
 from stream_worker.events import CompletedImageEvent, DetectionEvent, Event, ImageEvent, ObjectEvent
@@ -29,7 +30,7 @@ class Again:
     """An image to be done again, by the places of its events: the events themselves are read when they are due."""
 
     name: bytes
-    """`digest` of its image_id."""
+    """`digest_of` its image_id."""
     place: Place
     """In the source's topic."""
     objects: dict[int, Place] = field(default_factory=dict)
@@ -108,12 +109,12 @@ class _Outcomes:
 async def _outcomes(records: AsyncIterator[ConsumerRecord], selection: Selection, run: str) -> _Outcomes:
     found = _Outcomes()
     revisions: dict[bytes, int] = {}
-    phases = ["reconstructor_reconstruct", *(["detector_detect"] if selection.source is Source.IMAGES else [])]
+    phases = [RECONSTRUCTING, *([DETECTING] if selection.source is Source.IMAGES else [])]
     async for record in records:
         outcome = readable(CompletedImageEvent, record)
         if outcome is None:
             continue
-        name = digest(outcome.image_id)
+        name = digest_of(outcome.image_id)
         if outcome.run == run:
             found.done.add(name)
         if outcome.run != selection.run or revisions.get(name, 0) >= outcome.revision:
@@ -129,7 +130,7 @@ async def _sent(records: AsyncIterator[ConsumerRecord], selection: Selection, ru
     async for record in records:
         event = readable(_event_of(selection.source), record)
         if event is not None and event.run == run:
-            gone.add(digest(event.image_id))
+            gone.add(digest_of(event.image_id))
     return gone
 
 
@@ -150,7 +151,7 @@ async def _chosen(
         if event is None:
             found.unreadable += 1
             continue
-        name, place = digest(event.image_id), (record.partition, record.offset)
+        name, place = digest_of(event.image_id), (record.partition, record.offset)
         if not selection.names(event.image_id, event.run, *place):
             continue
         if not outcomes.get(name, (not selection.by_outcome, None))[0]:
@@ -170,7 +171,7 @@ async def _find_objects(
         event = readable(ObjectEvent, record)
         if event is None or event.run != selection.run:
             continue
-        image = images.get(digest(event.image_id))
+        image = images.get(digest_of(event.image_id))
         if image is not None and event.index < image.count:
             image.objects[event.index] = (record.partition, record.offset)
 
@@ -185,8 +186,3 @@ def readable(event: type[E], record: ConsumerRecord) -> E | None:
         return decode(event, record.value)
     except RecordFault:
         return None
-
-
-def digest(name: str) -> bytes:
-    """Sixteen bytes in place of an id of any length."""
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()

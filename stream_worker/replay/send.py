@@ -13,6 +13,7 @@ from typing import Self
 from aiokafka import ConsumerRecord, TopicPartition
 
 from stream_worker import topics
+from stream_worker.audit.digests import digest_of
 from stream_worker.balance import Balancer
 from stream_worker.errors import Exit, FatalError, FencedError, OutageError, UserError
 from stream_worker.events import DetectionEvent, ImageEvent, ObjectEvent
@@ -20,7 +21,7 @@ from stream_worker.pace import FOR_OBJECTS, FOR_PHOTOS, Pace
 from stream_worker.reading import Progress, TopicReader
 from stream_worker.records import Headers, Output
 from stream_worker.replay import again
-from stream_worker.replay.plan import Again, Plan, digest, plan, readable
+from stream_worker.replay.plan import Again, Plan, plan, readable
 from stream_worker.replay.selection import Selection, Source
 from stream_worker.results import Results
 from stream_worker.settings import Settings
@@ -83,7 +84,7 @@ async def replay(
 
         async def outcomes() -> None:
             async for outcome in results:
-                name = digest(outcome.image_id)
+                name = digest_of(outcome.image_id)
                 if outcome.run != run or name not in waiting:
                     continue
                 waiting.discard(name)

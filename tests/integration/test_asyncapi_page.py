@@ -116,5 +116,5 @@ async def shown(tab: chromium.Page, file: Path, selector: str) -> None:
     """Open the page, and wait until it has drawn something."""
     await tab.open(file.as_uri())
     async with asyncio.timeout(60):
-        while not await tab.evaluate(f"document.querySelector({selector!r}) !== null"):  # noqa: ASYNC110
+        while not await tab.evaluate(f"document.querySelector({selector!r}) !== null"):  # noqa: ASYNC110  # a page tells nobody
             await asyncio.sleep(0.1)

@@ -217,7 +217,7 @@ async def test_killed_again_and_again_no_photo_of_the_service_is_lost_or_there_t
                     there = len(rows(IMAGES))
                     for number in range(life * photos, (life + 1) * photos):
                         await publisher.publish(f"{base}/{number}", metadata={"number": number})
-                    await until(lambda: len(rows(IMAGES)) > there)  # noqa: B023
+                    await until(lambda: len(rows(IMAGES)) > there)  # noqa: B023  # awaited within its turn
                     process.kill()
                     await process.wait()
             async with example.running():
@@ -372,7 +372,7 @@ async def test_it_waits_for_a_database_that_is_not_there_yet_and_can_be_ended_me
     try:
         for life in range(2):
             async with example.running():
-                await until(lambda: len(example.said("the database is away")) > life)  # noqa: B023
+                await until(lambda: len(example.said("the database is away")) > life)  # noqa: B023  # awaited within its turn
         async with example.running():
             await until(lambda: len(example.said("the database is away")) == 3)
             postgres.start()
