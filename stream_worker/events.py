@@ -241,6 +241,9 @@ class ReconstructionEvent(Event):
     settings: dict[str, bool | int | float | str] | None = Field(
         None, description="Of the model: what decided the result beside photo, mask and weights."
     )
+    device: str | None = Field(
+        None, max_length=128, description="Where the model worked, as the worker was told: a GPU's UUID under `up`."
+    )
     peak_gpu_bytes: int | None = Field(None, ge=0, description="GPU memory that the model held at most; null: no GPU.")
     published_at: AwareDatetime
     reconstructed_at: AwareDatetime

@@ -57,6 +57,15 @@ def batch(section: Detector) -> int:
     return BATCH if gpu else 1
 
 
+def device_of(section: ModelProcess, environ: Mapping[str, str] = os.environ) -> str:
+    """Where the model works, as far as the worker was told: `cpu`, or a GPU by the UUID or number that it was given."""
+    kind, _, which = section.device.partition(":")
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if kind == "cpu" or which or visible is None:
+        return section.device[:128]
+    return f"cuda:{visible}"[:128] if visible else "cpu"
+
+
 def model_of(host: ModelHost) -> Model:
     """Which model it is, as it said when it was loaded."""
     info = host.info

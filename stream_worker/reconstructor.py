@@ -196,6 +196,7 @@ class Reconstructor(Stateless):
             fingerprint=fingerprint,
             reused=reused,
             settings=self._model_settings(),
+            device=None if reused else inference.device_of(self._settings.reconstructor),
             peak_gpu_bytes=peak_gpu_bytes,
             times=times,
         )

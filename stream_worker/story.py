@@ -173,6 +173,7 @@ def _reconstructed(value: bytes | None) -> dict[str, Any]:
     good = event.status == "reconstructed"
     parts = [
         event.model.name if event.model else "",
+        f"on {event.device}" if event.device else "",
         "found again, no GPU time spent" if event.reused else "",
         f"{event.peak_gpu_bytes / 2**30:.1f} GiB of GPU memory at most" if event.peak_gpu_bytes else "",
     ]

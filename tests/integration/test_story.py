@@ -10,6 +10,7 @@ import pytest
 from stream_worker import topics
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import utc_now
+from stream_worker.inference import device_of
 from stream_worker.publish import Publisher
 from stream_worker.results import Waiting
 from stream_worker.settings import Settings
@@ -55,6 +56,8 @@ async def test_the_story_of_an_image_and_of_no_other(done: Settings) -> None:
     assert {one.run for one in chapters} == {"live"}
     (found,) = [one for one in chapters if one.what == "found"]
     assert {"fetch", "decode", "detect"} <= set(found.times)
+    made = [one.detail for one in chapters if one.what == "reconstructed"]
+    assert made == [f"dots, on {device_of(done.reconstructor)}"] * 2
     assert "secret" not in repr(chapters)
 
 

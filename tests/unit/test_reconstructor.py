@@ -8,7 +8,9 @@ import pytest
 
 from stream_worker.errors import Exit, UserError
 from stream_worker.events import Geometry
+from stream_worker.inference import device_of
 from stream_worker.reconstructor import Reconstructor
+from stream_worker.settings import Reconstructor as ReconstructorSettings
 from stream_worker.settings import Settings
 from tests.unit.geometry.test_catalogue import GEOMETRY
 
@@ -35,3 +37,19 @@ def test_a_catalogue_of_no_use_is_one_clear_line(text: str | None, tmp_path: Pat
         with_catalogue(tmp_path / "sizes.toml")
     assert told.value.exit_code == Exit.USAGE
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "said"),
+    [
+        ("auto", None, "auto"),
+        ("auto", "", "cpu"),
+        ("auto", "GPU-7f3a", "cuda:GPU-7f3a"),
+        ("cuda", "1", "cuda:1"),
+        ("cuda:2", "GPU-7f3a", "cuda:2"),
+        ("cpu", "GPU-7f3a", "cpu"),
+    ],
+)
+def test_an_event_says_where_the_model_worked(device: str, visible: str | None, said: str) -> None:
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert device_of(ReconstructorSettings(device=device), environ) == said
