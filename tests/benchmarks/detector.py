@@ -27,6 +27,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiokafka import AIOKafkaConsumer
 
@@ -42,7 +43,7 @@ from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
 from tests.faults.figures import Growth, growth
 from tests.faults.memory import Memory
-from tests.photo_server import serving
+from tests.photo_server import serving_in_processes
 
 ROOT = Path(__file__).parents[2]
 LARGE = "yolo11l-seg"
@@ -120,6 +121,11 @@ async def stage(settings: Settings, count: int, logs: Path) -> Stage:
     )
 
 
+def port_of(url: str) -> int:
+    """Of an http URL on loopback."""
+    return int(urlsplit(url).port or 80)
+
+
 @asynccontextmanager
 async def silent() -> AsyncIterator[int]:
     """The port of a host that accepts, and says nothing."""
@@ -140,8 +146,7 @@ async def measure(told: argparse.Namespace) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-worker-detector-")))
         rooms = render_rooms(folder / "photos", tuple(Room(f"{n}.jpg", n + 1, 1280, 960, 5) for n in range(PHOTOS)))
         photos = [str(path) for path in rooms.values()]
-        files = {f"/{name}": (200, "image/jpeg", path.read_bytes()) for name, path in rooms.items()}
-        base = stack.enter_context(serving(lambda path: files[path.partition("?")[0]]))
+        bases = stack.enter_context(serving_in_processes(folder / "photos", told.servers))
         quiet = await stack.enter_async_context(silent())
         options: dict[str, Any] = {"image_size": 640, "iou": 0.7, "threads": told.threads, "device": told.device}
         if large:
@@ -161,7 +166,7 @@ async def measure(told: argparse.Namespace) -> int:
                 kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, prefix=prefix, partitions=6 * told.detectors),
                 local=Local(data_dir=folder / "data"),
                 images=Images(
-                    allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}", f"127.0.0.1/32:{quiet}"],
+                    allow_networks=[f"127.0.0.1/32:{port}" for port in [*map(port_of, bases), quiet]],
                     decoders=told.decoders,
                 ),
                 detector=Detector(**options, batch=told.batch),
@@ -170,7 +175,8 @@ async def measure(told: argparse.Namespace) -> int:
             )
 
         def urls(count: int) -> list[str]:
-            return [f"{base}/{name}?{n}" for n, name in zip(range(count), itertools.cycle(rooms), strict=False)]
+            places = zip(range(count), itertools.cycle(bases), itertools.cycle(rooms), strict=False)
+            return [f"{base}/{name}?{n}" for n, base, name in places]
 
         rows = []
         for share in [0.0, *([told.silent] if told.silent else [])]:
@@ -180,7 +186,7 @@ async def measure(told: argparse.Namespace) -> int:
             every = round(1 / share) if share else len(all_urls) + 1
             mixed = [f"http://127.0.0.1:{quiet}/{n}" if n % every == every - 1 else u for n, u in enumerate(all_urls)]
             await publish(chosen, mixed)
-            came = sum(url.startswith(base) for url in mixed)
+            came = sum(port_of(url) != quiet for url in mixed)
             rows.append((share, await stage(chosen, came, folder / "logs")))
         after = await reference("bare", for_bare, *photos)
         looped = settings("loop-")
@@ -194,7 +200,7 @@ async def measure(told: argparse.Namespace) -> int:
     forward = statistics.mean([before["images_s"], after["images_s"]])
     whole = rows[0][1]
     print(f"{told.network} on {told.device}, {told.threads} threads, batch {told.batch}, torch {before['torch']}")
-    print(f"{told.detectors} detectors of {told.decoders} decoders")
+    print(f"{told.detectors} detectors of {told.decoders} decoders, {told.servers} photo servers")
     print(f"{told.images} JPEGs of 1280 x 960, {whole.objects:.1f} objects on each\n")
     print("| | images/s |\n|---|---|")
     print(f"| bare forward, before and after | {before['images_s']:.2f}, {after['images_s']:.2f} |")
@@ -224,6 +230,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--detectors", type=int, default=1, help="processes of the group, all on the same device")
     parser.add_argument("--decoders", type=int, default=1, help="of each")
+    parser.add_argument("--servers", type=int, default=1, help="processes that give out the photos")
     parser.add_argument("--silent", type=float, default=0.0, help="share of the URLs, in a further run of the stage")
     return asyncio.run(measure(parser.parse_args()))
 
