@@ -73,6 +73,10 @@ def run(row: dict[str, Any], within: float) -> dict[str, Any]:
         children = [start(command) for _ in range(row["children"])]
         deadline = time.monotonic() + within - SECONDS
         while len(list(Path(place).glob("ready-*"))) < len(children) and time.monotonic() < deadline:
+            if any(child.poll() for child in children):
+                for child in children:
+                    child.kill()
+                break
             time.sleep(0.1)
         (Path(place) / "go").touch()
         return {"children": said(children, within)}
