@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stream_worker.geometry.letterbox import Letterbox
-from stream_worker.geometry.prototypes import encode_crop, full_resolution_mask
+from stream_worker.geometry.prototypes import full_resolution_mask
 from stream_worker.models.gpu_memory import keep_within
 from stream_worker.models.protocol import ModelFault, failure
 from stream_worker.models.yolo.network import Found, Network
@@ -153,17 +153,16 @@ class Yolo:
         for box, (confidence, kind), mask in zip(boxes, found.rows[:, 4:6], found.logits, strict=True):
             if min(box[2] - box[0], box[3] - box[1]) < self._smallest:
                 continue
-            crop = full_resolution_mask(mask, box, letterbox)
-            area = int(crop.inside.sum())
-            if area == 0:
+            runs = full_resolution_mask(mask, box, letterbox)
+            if runs.area == 0:
                 continue
             objects.append(
                 {
                     "label": self._labels[int(kind)],
                     "confidence": round(float(confidence), 6),
                     "box": [round(float(side), 2) for side in box],
-                    "mask": encode_crop(crop, letterbox.height, letterbox.width),
-                    "area_px": area,
+                    "mask": runs.rle(),
+                    "area_px": runs.area,
                 }
             )
         return sorted(objects, key=lambda found: (-found["confidence"], found["box"], found["label"]))

@@ -65,6 +65,9 @@ class Network:
         self._size = size
         # A prompt-free head chooses its anchors for all squares of a batch alike: it takes one.
         self._together = 1 if hasattr(model.model.model[-1], "lrpc") else together
+        # Page-locked for a GPU, which then fetches it without a copy in between.
+        shape, on_gpu = (self._together, size, size, 3), self._device.type == "cuda"
+        self._stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
         self._end_to_end = bool(getattr(self._net, "end2end", False))
         self._classes = len(self._net.names)
         self._limits = {"conf_thres": confidence, "iou_thres": iou, "agnostic": agnostic_nms, "max_det": max_objects}
@@ -92,17 +95,16 @@ class Network:
                 self._kept(photo, classes)
                 for photo, classes in zip(self._candidates(raw, len(squares)), wanted, strict=True)
             ]
-            return [
-                Found(kept[:, :6].numpy(), self._logits(kept[:, 6:], of).cpu().numpy())
-                for kept, of in zip(rows, prototypes, strict=False)
-            ]
+            logits = self._logits([kept[:, 6:] for kept in rows], prototypes)
+            return [Found(kept[:, :6].numpy(), of) for kept, of in zip(rows, logits, strict=True)]
 
     def _input(self, squares: Sequence[Image]) -> Any:
         """(together, 3, size, size) in 0 to 1, the channels in the order R, G, B."""
-        stacked = np.full((self._together, self._size, self._size, 3), PADDING, dtype=np.uint8)
+        stacked = self._stacked.numpy()
         for number, square in enumerate(squares):
             stacked[number] = square
-        pixels = self._torch.from_numpy(stacked).to(self._device).permute(0, 3, 1, 2).contiguous()
+        stacked[len(squares) :] = PADDING
+        pixels = self._stacked.to(self._device).permute(0, 3, 1, 2).contiguous()
         return (pixels.half() if self._net.fp16 else pixels.float()).div_(255)
 
     def _candidates(self, raw: Any, count: int) -> list[Any]:
@@ -132,7 +134,14 @@ class Network:
         )
         return kept
 
-    def _logits(self, coefficients: Any, prototypes: Any) -> Any:
-        """Before they are masks of the square: in the photo's own pixels they are exact."""
-        flat = prototypes.float().flatten(1)
-        return (coefficients.to(flat.device) @ flat).reshape(len(coefficients), *prototypes.shape[1:])
+    def _logits(self, coefficients: Sequence[Any], prototypes: Any) -> list[NDArray[np.float32]]:
+        """Of each photo's masks, before they are masks of the square: in the photo's own pixels they are exact.
+
+        The device is waited for twice, however many photos there are.
+        """
+        counts = [len(of) for of in coefficients]
+        there = self._torch.cat(list(coefficients)).to(prototypes.device).split(counts)
+        flat = prototypes.float().flatten(2)
+        every = self._torch.cat([of @ flat[number] for number, of in enumerate(there)]).cpu().numpy()
+        shaped = every.reshape(len(every), *prototypes.shape[2:])
+        return np.split(shaped, np.cumsum(counts)[:-1])

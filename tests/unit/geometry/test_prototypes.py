@@ -11,7 +11,7 @@ from PIL import Image
 
 from stream_worker.geometry import masks
 from stream_worker.geometry.letterbox import Letterbox
-from stream_worker.geometry.prototypes import Crop, encode_crop, full_resolution_mask
+from stream_worker.geometry.prototypes import Runs, full_resolution_mask
 from stream_worker.scenes import render
 
 SIZES = [
@@ -75,8 +75,8 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def test_a_known_mask_comes_back(width: int, height: int, shape: dict[str, float]) -> None:
     truth = ellipse(width, height, **shape)
     letterbox = Letterbox(width, height, 640)
-    crop = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
-    assert iou(masks.decode(encode_crop(crop, height, width)), truth) >= 0.985
+    found = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
+    assert iou(masks.decode(found.rle()), truth) >= 0.985
 
 
 def breadth(truth: NDArray[np.bool_], letterbox: Letterbox) -> float:
@@ -99,52 +99,81 @@ def test_rendered_furniture_comes_back(width: int, height: int, seed: int) -> No
     broad = [truth for truth in truths if breadth(truth, letterbox) >= 10]
     assert len(broad) >= 3, "too few broad objects to tell anything"
     for truth in broad:
-        crop = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
-        assert iou(masks.decode(encode_crop(crop, height, width)), truth) >= 0.97
+        found = full_resolution_mask(as_network(truth, letterbox), bounds(truth), letterbox)
+        assert iou(masks.decode(found.rle()), truth) >= 0.97
 
 
 def test_an_object_that_fills_the_photo_has_no_rim() -> None:
     truth = np.ones((1080, 1920), dtype=np.bool_)
     letterbox = Letterbox(1920, 1080, 640)
-    crop = full_resolution_mask(as_network(truth, letterbox), (0, 0, 1920, 1080), letterbox)
-    assert crop.inside.all()
+    found = full_resolution_mask(as_network(truth, letterbox), (0, 0, 1920, 1080), letterbox)
+    assert found.area == 1080 * 1920
+    assert found.rle() == masks.encode(truth)
 
 
 def test_only_pixels_whose_centres_are_in_the_box_are_kept() -> None:
     everywhere = np.ones((160, 160), dtype=np.float32)
-    crop = full_resolution_mask(everywhere, (10.4, 20.6, 30.5, 40.49), Letterbox(640, 480, 640))
-    assert (crop.left, crop.top, crop.inside.shape) == (10, 21, (19, 20))
-    assert crop.inside.all()
+    found = full_resolution_mask(everywhere, (10.4, 20.6, 30.5, 40.49), Letterbox(640, 480, 640))
+    wanted = np.zeros((480, 640), dtype=np.bool_)
+    wanted[21:40, 10:30] = True
+    assert found.rle() == masks.encode(wanted)
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (5, 5, 5.2, 5.2), (700, 5, 800, 9), (-9, -9, -2, -2), (9, 9, 5, 5)])
 def test_an_empty_box_gives_an_empty_mask(box: tuple[float, float, float, float]) -> None:
-    crop = full_resolution_mask(np.ones((160, 160), dtype=np.float32), box, Letterbox(640, 480, 640))
-    assert crop.inside.size == 0
-    assert masks.area(encode_crop(crop, 480, 640)) == 0
+    found = full_resolution_mask(np.ones((160, 160), dtype=np.float32), box, Letterbox(640, 480, 640))
+    assert found.area == 0
+    assert found.rle() == masks.encode(np.zeros((480, 640), dtype=np.bool_))
 
 
-def test_strips_meet_without_a_seam() -> None:
-    chance = np.random.default_rng(3)
-    logits = chance.normal(size=(40, 40)).astype(np.float32)
-    letterbox = Letterbox(3000, 2500, 160)
-    whole = full_resolution_mask(logits, (0, 0, 3000, 2500), letterbox).inside
-    parts = [full_resolution_mask(logits, (0, top, 3000, top + 500), letterbox).inside for top in range(0, 2500, 500)]
-    assert np.array_equal(whole, np.concatenate(parts))
+def interpolated(logits: NDArray[np.float32], letterbox: Letterbox) -> NDArray[np.float64]:
+    """What the mask is defined by: the logits between the cells, at the centre of each pixel of the photo."""
+    horizontal, vertical = letterbox.grid_axes(*logits.shape)
+    x = np.clip(np.arange(letterbox.width) * horizontal.step + horizontal.offset, horizontal.first, horizontal.last)
+    y = np.clip(np.arange(letterbox.height) * vertical.step + vertical.offset, vertical.first, vertical.last)
+    column, row = x.astype(int), y.astype(int)
+    right, below = np.minimum(column + 1, logits.shape[1] - 1), np.minimum(row + 1, logits.shape[0] - 1)
+    x, y = x - column, (y - row)[:, None]
+    at = logits.astype(np.float64)
+    upper = at[row][:, column] * (1 - x) + at[row][:, right] * x
+    lower = at[below][:, column] * (1 - x) + at[below][:, right] * x
+    smooth: NDArray[np.float64] = upper * (1 - y) + lower * y
+    return smooth
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.sampled_from([32, 64, 160]),
+    corners=st.lists(st.floats(-5, 95), min_size=4, max_size=4),
+)
+def test_each_pixel_is_inside_where_the_interpolated_logits_are_positive(
+    seed: int, width: int, height: int, size: int, corners: list[float]
+) -> None:
+    logits = np.random.default_rng(seed).normal(size=(size // 4, size // 4)).astype(np.float32)
+    letterbox = Letterbox(width, height, size)
+    x0, x1 = sorted(corners[:2])
+    y0, y1 = sorted(corners[2:])
+    found = full_resolution_mask(logits, (x0, y0, x1, y1), letterbox)
+    smooth = interpolated(logits, letterbox)
+    x, y = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
+    wanted = (smooth > 0) & (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    mask = masks.decode(found.rle())
+    assert (mask == wanted)[np.abs(smooth) > 1e-5].all()
+    assert found.area == mask.sum()
+
+
+def test_zero_is_outside() -> None:
+    found = full_resolution_mask(np.zeros((40, 40), dtype=np.float32), (0, 0, 100, 100), Letterbox(100, 100, 160))
+    assert found.area == 0
 
 
 @given(data=st.data(), height=st.integers(1, 12), width=st.integers(1, 12))
-def test_run_lengths_of_a_crop_are_those_of_the_whole_mask(data: st.DataObject, height: int, width: int) -> None:
-    top, left = data.draw(st.integers(0, height)), data.draw(st.integers(0, width))
-    rows, columns = data.draw(st.integers(0, height - top)), data.draw(st.integers(0, width - left))
-    bits = data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
-    inside = np.array(bits, dtype=np.bool_).reshape(rows, columns)
-    whole = np.zeros((height, width), dtype=np.bool_)
-    whole[top : top + rows, left : left + columns] = inside
-    assert encode_crop(Crop(left, top, inside), height, width) == masks.encode(whole)
-
-
-@pytest.mark.parametrize("inside", [True, False])
-def test_run_lengths_of_a_full_and_an_empty_photo(inside: bool) -> None:
-    whole = np.full((7, 5), inside)
-    assert encode_crop(Crop(0, 0, whole), 7, 5) == masks.encode(whole)
+def test_run_lengths_are_those_of_the_whole_mask(data: st.DataObject, height: int, width: int) -> None:
+    bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    whole = np.array(bits, dtype=np.bool_).reshape(height, width)
+    changes = np.flatnonzero(np.diff(whole.T.reshape(-1).astype(np.int8), prepend=0, append=0))
+    found = Runs(height, width, changes.astype(np.int64))
+    assert found.rle() == masks.encode(whole)
+    assert found.area == whole.sum()
