@@ -147,12 +147,7 @@ class Outstanding:
         self._last = found
         for partition, end_offset in found.ends.items():
             self._waiting[partition] = found.waiting[partition]
-            sent = self._sent[partition]
-            while sent and (end_offset > sent[0][1] or found.at > sent[0][0] + LOST_S):
-                _, ended = sent.popleft()
-                # The same record is not what the next one waits for.
-                for number, (at, where) in enumerate(sent):
-                    sent[number] = at, max(where, ended + 2 * (number + 1))
+            self._sent[partition] = _unseen(self._sent[partition], end_offset, found.at)
         self._owners = {partition: found.owners[partition] for partition in sorted(found.owners)}
         if self._learnt is None:
             self._learnt = found
@@ -191,6 +186,23 @@ class Outstanding:
     def _seconds_of_all(self) -> float:
         done = sum(speed.done for speed in self._speeds.values())
         return sum(speed.busy_s for speed in self._speeds.values()) / done if done else 1.0
+
+
+def _unseen(sent: deque[tuple[float, int]], end_offset: int, at: float) -> deque[tuple[float, int]]:
+    """What of a partition's objects under way has neither been seen there nor been given up, now that it ends here.
+
+    The record that one was seen by is not what the next one waits for: each needs two offsets of its own, one of
+    them its transaction's marker's.
+    """
+    kept: deque[tuple[float, int]] = deque()
+    seen: int | None = None
+    for sent_at, ended in sent:
+        needed = ended if seen is None else max(ended, seen + 2 * (len(kept) + 1))
+        if kept or not (end_offset > needed or at > sent_at + LOST_S):
+            kept.append((sent_at, needed))
+        else:
+            seen = needed
+    return kept
 
 
 class Balancer:

@@ -24,12 +24,18 @@ from tests.stubs import photo
 @pytest.fixture
 async def done(kafka: str, prefix: str, tmp_path: Path) -> Settings:
     """Two images that went through the whole service, and one whose photo is not there."""
-    with serving(lambda path: (404, "text/plain", b"") if "gone" in path else (200, "image/png", photo(7, 2))) as base:
+
+    def answer(path: str) -> tuple[int, str, bytes]:
+        if "gone" in path:
+            return 404, "text/plain", b""
+        return 200, "image/png", photo(8 if "another" in path else 7, 2)
+
+    with serving(answer) as base:
         settings = with_stubs(kafka, prefix, tmp_path, base)
         await topics.create(settings.kafka)
         async with Waiting(settings) as waiting, Publisher(settings) as publisher, whole(settings):
             await publisher.publish(f"{base}/room?token=secret", image_id="room")
-            await publisher.publish(f"{base}/room", image_id="another")
+            await publisher.publish(f"{base}/another", image_id="another")
             await publisher.publish(f"{base}/gone", image_id="gone\x1b[31m")
             for name in ("room", "another", "gone\x1b[31m"):
                 await waiting.wait_for(name)
