@@ -1,7 +1,7 @@
 """Which share of the time the model works while there is a backlog, for short objects and long ones.
 
-`python -m tests.benchmarks.busy`: one real reconstructor on a private Kafka with the usual twelve partitions, a photo of
-1024 x 768 for each object, models that sleep 0.05, 0.2, 0.7 and 7 s. All sizes in turn, run by run; the moments are
+`python -m tests.benchmarks.busy`: one real reconstructor on a private Kafka with the usual twelve partitions, a photo
+of 1024 x 768 for each object, models that sleep 0.05, 0.2, 0.7 and 7 s. All sizes in turn, run by run; the moments are
 the model's own, the first two objects of each backlog are left out (they fill the pipe). The reference is the model
 itself with nothing between two objects: a share of 1. Exit code 1 where a share is below its limit.
 
@@ -111,6 +111,7 @@ async def runs(told: argparse.Namespace) -> dict[float, list[list[Span]]]:
 
 def measure(told: argparse.Namespace) -> int:
     """Measure, keep and judge."""
+    states.quiet()
     found = asyncio.run(runs(told))
     sizes: list[dict[str, Any]] = [
         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 SKIPPED = 0.1
 """The share at the beginning of a span that says more of its start than of its pace."""
@@ -51,7 +52,7 @@ def rate(seen: Sequence[Seen], total: int, since: float = SKIPPED, until: float 
     all is left out where there are enough without it: it may have waited for more to come. Raises ValueError where
     too little was seen.
     """
-    moves = [seen[0], *(later for sooner, later in zip(seen, seen[1:], strict=False) if later.done > sooner.done)]
+    moves = [seen[0], *(later for sooner, later in pairwise(seen) if later.done > sooner.done)]
     inside = [one for one in moves if since * total <= one.done <= until * total]
     if len(inside) > 2 and inside[-1].done == total:
         inside.pop()

@@ -1,16 +1,16 @@
 """How close a fleet of GPUs comes to list scheduling where some objects take five times as long as others.
 
-`python -m tests.benchmarks.fleet`: 400 objects, four a photo, all photos published at once, with log-normal times (sigma
-0.5) on 4, 16 and 64 simulated GPUs. Each run draws its times anew, by a seed, and all fleets have the same ones, but for
-the scale. A simulated GPU is a real reconstructor process with a model child that sleeps; two detectors, as there are
-two cores, take 50 ms a photo. Beside it
+`python -m tests.benchmarks.fleet`: 400 objects, four a photo, all photos published at once, with log-normal times
+(sigma 0.5) on 4, 16 and 64 simulated GPUs. Each run draws its times anew, by a seed, and all fleets have the same ones,
+but for the scale. A simulated GPU is a real reconstructor process with a model child that sleeps; two detectors, as
+there are two cores, take 50 ms a photo. Beside it
 
 - list scheduling of the same times: the ideal, as the next object goes to the GPU that is free first;
 - by count: each object given away as soon as it is known, to the GPU with the fewest unfinished ones (computed): the
   ideal of a policy that does not know how long an object will take.
 
-`--fleet GPUS:MEAN_S`: the mean is longer where more GPUs share the two cores, lest the machine be what is measured: 64
-objects a second are too many for it. How much of the cores was used stands beside each figure. Exit code 1 where a
+`--fleet GPUS:MEAN_S`: the mean is longer where more GPUs share the two cores, lest the machine be what is measured:
+64 objects a second are too many for it. How much of the cores was used stands beside each figure. Exit code 1 where a
 fleet is over its limit.
 """
 
@@ -58,9 +58,7 @@ async def one_run(service: Service, work: list[Photo], gpus: int, detectors: int
 async def one_fleet(told: argparse.Namespace, gpus: int, mean_s: float) -> dict[str, Any]:
     """All runs of one fleet."""
     tell(f"{gpus} GPUs: starting {told.detectors} detectors, {gpus} reconstructors, an aggregator")
-    async with timed_service(
-        told.detectors, gpus, object_partitions=max(PARTITIONS, gpus), broker=BROKER
-    ) as service:
+    async with timed_service(told.detectors, gpus, object_partitions=max(PARTITIONS, gpus), broker=BROKER) as service:
         held = await asyncio.to_thread(Used.now, memory=True)
         tell(f"{gpus} GPUs: {held.processes} processes, {held.memory_mb:.0f} MiB")
         await service.completed([Photo(0.0, 0.02, (0.1, 0.1, 0.1, 0.1)) for _ in range(max(4, gpus // 4))], "warm")
@@ -85,6 +83,7 @@ async def one_fleet(told: argparse.Namespace, gpus: int, mean_s: float) -> dict[
 
 def measure(told: argparse.Namespace) -> int:
     """All fleets, smallest first; each is kept as soon as it was measured."""
+    states.quiet()
     fleets = []
     good = True
     for name in told.fleet:

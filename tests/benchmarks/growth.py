@@ -2,9 +2,9 @@
 
 `python -m tests.benchmarks.growth`: the real aggregator on a private Kafka, twelve partitions.
 
-- In flight: manifests of 1,000, 10,000 and 100,000 images with three objects each, and one result of each, are given to
-  it, and it is asked how much memory it has (RSS, over what it had without any); then it is started anew, several times,
-  and restores them: from the first lane that begins to the last that is done, by its own log.
+- In flight: manifests of 1,000, 10,000 and 100,000 images with three objects each, and one result of each, are given
+  to it, and it is looked how much memory it has (RSS, over what it had without any); then it is started anew, several
+  times, and restores them: from the first lane that begins to the last that is done, by its own log.
 - Long topics: its records a second at a backlog, and at one ten times as long, on topics of their own, in turn.
 
 Exit code 1 where an image takes more than 4 KB, or 100,000 are not there again within ten seconds.
@@ -17,7 +17,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from stream_worker.settings import Aggregator, Kafka, Local, Log, Settings, Up
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
 from tests.benchmarks import messages, states
-from tests.benchmarks.figures import Spread, rate
+from tests.benchmarks.figures import Seen, Spread, rate
 from tests.benchmarks.messages import Record
 from tests.benchmarks.paths import AGGREGATOR, INPUTS, backlog
 from tests.benchmarks.states import tell
@@ -49,7 +49,7 @@ MEMORY_MB = 8192
 
 
 def restored_s(lines: Iterable[str], lanes: int) -> float | None:
-    """From the first lane that was begun to the last that was restored, in the log of a start; None: not all are yet."""
+    """From the first lane that was begun to the last that was restored, in a start's log; None: not all are yet."""
     began: list[datetime] = []
     done: dict[int, datetime] = {}
     for line in lines:
@@ -133,6 +133,14 @@ async def held(told: argparse.Namespace, servers: str, folder: Path, images: int
     return {"images": images, "empty_mb": empty, "full_mb": full, "restored_s": seconds, "restored_mb": again}
 
 
+def tenth(seen: Sequence[Seen], total: int, number: int) -> float | None:
+    """Records a second in this tenth of a backlog; None where it went by too fast to see."""
+    try:
+        return rate(seen, total, number / TENTHS, (number + 1) / TENTHS)
+    except ValueError:
+        return None
+
+
 async def pace(servers: str, folder: Path, images: int, run: int) -> dict[str, Any]:
     """Records a second at a backlog of so many images, all in all and by tenths of it."""
     settings = settings_of(servers, f"long-{images}-{run}-", folder)
@@ -148,8 +156,10 @@ async def pace(servers: str, folder: Path, images: int, run: int) -> dict[str, A
             within_s=WITHIN_S,
         )
     await messages.forget(settings.kafka)
-    tenths = [rate(seen, len(records), number / TENTHS, (number + 1) / TENTHS) for number in range(1, TENTHS)]
-    return {"rate": rate(seen, len(records)), "tenths": tenths}
+    return {
+        "rate": rate(seen, len(records)),
+        "tenths": [tenth(seen, len(records), number) for number in range(1, TENTHS)],
+    }
 
 
 async def runs(told: argparse.Namespace) -> dict[str, Any]:
@@ -177,12 +187,11 @@ async def runs(told: argparse.Namespace) -> dict[str, Any]:
 
 def measure(told: argparse.Namespace) -> int:
     """Measure, keep and judge."""
+    states.quiet()
     found = asyncio.run(runs(told))
     last = states.load(told.states).get("growth", {"figures": {}})["figures"]
     kept = {name: last[name] for name in ("flight", "length") if name in last}
-    states.save(
-        told.states, "growth", kept | found | {"objects": OBJECTS, "results": told.results, "limits": LIMITS}
-    )
+    states.save(told.states, "growth", kept | found | {"objects": OBJECTS, "results": told.results, "limits": LIMITS})
     good = True
     for one in found.get("flight", []):
         if one["images"] == max(told.images):

@@ -82,15 +82,16 @@ async def runs(told: argparse.Namespace) -> list[dict[str, Any]]:
                 found = added(photos, await service.completed(photos, f"run-{run}-{place}"), 1, GPUS)
                 load["model"].append(found["model"])
                 load["ideal"].append(found["ideal"])
+                half, most = (1000 * percentile(found["ideal"], percent) for percent in (50, 99))
                 tell(
-                    f"run {run + 1} of {told.runs}, {load['name']}: over list scheduling "
-                    f"p50 {1000 * percentile(found['ideal'], 50):.0f} ms, p99 {1000 * percentile(found['ideal'], 99):.0f}"
+                    f"run {run + 1} of {told.runs}, {load['name']}: over the schedule p50 {half:.0f}, p99 {most:.0f} ms"
                 )
     return loads
 
 
 def measure(told: argparse.Namespace) -> int:
     """Measure, keep and judge."""
+    states.quiet()
     loads = asyncio.run(runs(told))
     names = ("images", "objects", "image_ms", "object_ms", "seed")
     figures = {name: getattr(told, name) for name in names} | {"gpus": GPUS, "limits": LIMITS, "loads": loads}

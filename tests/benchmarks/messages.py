@@ -31,7 +31,9 @@ from tests.benchmarks.figures import Seen
 Record = tuple[bytes, bytes]
 """Key and value."""
 
-PHOTO = PhotoRef(key="images/" + "a" * 64, sha256="a" * 64, size=400_000, media_type="image/jpeg", width=1280, height=960)
+PHOTO = PhotoRef(
+    key="images/" + "a" * 64, sha256="a" * 64, size=400_000, media_type="image/jpeg", width=1280, height=960
+)
 DEADLINE = timedelta(days=1)
 LOOK_S = 0.05
 PATIENCE_S = 120.0

@@ -1,7 +1,7 @@
 """Processes that `paths.py` compares: `python -m tests.benchmarks.path_workers HOW WHAT`, settings by the environment.
 
-HOW: `service`, our own runner (`stage.py`); `same`, a bare loop around the same transform, record for record; `bare`, the
-same loop around a transform that only parses JSON and writes as many records of the same size, unchecked.
+HOW: `service`, our own runner (`stage.py`); `same`, a bare loop around the same transform, record for record; `bare`,
+the same loop around a transform that only parses JSON and writes as many records of the same size, unchecked.
 WHAT: `detector`, with the model, the fetch and the store left out, or `aggregator`.
 """
 

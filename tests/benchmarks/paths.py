@@ -1,10 +1,10 @@
-"""Messages a second of the detector's and the aggregator's paths, no model behind them, beside what could be done at all.
+"""Messages a second of the detector's and the aggregator's paths, no model behind them, beside what could be done.
 
-`python -m tests.benchmarks.paths`: for each of them one process after the other works off the same backlog, run by run, on
-topics of its own with as many partitions, on one private Kafka:
+`python -m tests.benchmarks.paths`: for each of them one process after the other works off the same backlog, run by
+run, on topics of its own with as many partitions, on one private Kafka:
 
-- service: our runner (`stage.py`) with the group's own transform. Of the detector it is all but fetch, decode, store and
-  model (`path_workers.Modelless`); the aggregator is the real one, `stream-worker aggregate`;
+- service: our runner (`stage.py`) with the group's own transform. Of the detector it is all but fetch, decode, store
+  and model (`path_workers.Modelless`); the aggregator is the real one, `stream-worker aggregate`;
 - same: a bare aiokafka consume-transform-produce loop with transactions around the same transform;
 - bare: that loop around a transform that only parses JSON and writes as many records of the same size, unchecked;
 - quix: the join written with Quix Streams, exactly once, as one would write it first (`quix_join.py`), in an
@@ -47,6 +47,8 @@ LIMITS = {"same": 0.8, "quix": 2.0}
 """Least that the service is to be of these; the latter of the aggregator alone."""
 WITHIN_S = 300.0
 LEAVE_S = 10.0
+CHECKPOINTS = 10
+"""Quix Streams commits after each tenth of the backlog: six times what the service has in a transaction at most."""
 PARTITIONS = 4
 """Of every topic here: a few full lanes, not many empty ones."""
 
@@ -78,12 +80,13 @@ def quix_python(folder: Path) -> Path:
     return python
 
 
-def command(how: str, what: str, settings: Settings, folder: Path, quix: Path | None) -> list[str]:
-    """How the process is started."""
+def command(how: str, what: str, settings: Settings, folder: Path, quix: Path | None, total: int) -> list[str]:
+    """How the process is started. `total`: records of the backlog."""
     kafka = settings.kafka
     if how == "quix":
         script, servers = str(Path(__file__).with_name("quix_join.py")), str(kafka.bootstrap_servers)
-        return [str(quix), script, servers, kafka.prefix, kafka.prefix + what, str(folder / "quix-state")]
+        checkpoint = str(max(1, total // CHECKPOINTS))
+        return [str(quix), script, servers, kafka.prefix, kafka.prefix + what, str(folder), checkpoint]
     if how == "service" and what == AGGREGATOR:
         return [sys.executable, "-m", "stream_worker", "aggregate", "--name", "aggregator-0"]
     return [sys.executable, "-m", "tests.benchmarks.path_workers", how, what]
@@ -128,7 +131,8 @@ async def one_span(
     await messages.write(settings.kafka, records)
     log = folder / f"{what}-{how}.log"
     try:
-        async with running(command(how, what, settings, folder / f"quix-{number}", quix), settings, log) as process:
+        line = command(how, what, settings, folder / f"quix-{number}", quix, len(records))
+        async with running(line, settings, log) as process:
             watching = asyncio.create_task(
                 messages.watched(
                     settings.kafka, settings.kafka.prefix + what, INPUTS[what], len(records), within_s=WITHIN_S
@@ -171,6 +175,7 @@ def ratios(hows: dict[str, list[float]], other: str) -> list[float]:
 
 def measure(told: argparse.Namespace) -> int:
     """Measure, keep and judge."""
+    states.quiet()
     found = asyncio.run(runs(told))
     names = ("images", "objects", "partitions", "batch")
     figures: dict[str, Any] = {name: getattr(told, name) for name in names}

@@ -1,8 +1,8 @@
-"""The join written with Quix Streams, exactly once: `python quix_join.py SERVERS PREFIX GROUP FOLDER`.
+"""The join written with Quix Streams, exactly once: `python quix_join.py SERVERS PREFIX GROUP FOLDER CHECKPOINT`.
 
 Runs in an environment of its own (`quix.lock`: its pydantic-settings is older than ours). The state of an image is one
-value of its store, kept in RocksDB in FOLDER and in a changelog topic. A checkpoint every 2,000 records, ten times what
-the service has in a transaction: seen from outside, its pace is known from commit to commit.
+value of its store, kept in RocksDB in FOLDER and in a changelog topic. A checkpoint every CHECKPOINT records: seen from
+outside, its pace is known from commit to commit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any
 
 from plain_join import taken  # it lies beside this script
 from quixstreams import Application, State
-
-CHECKPOINT = 2000
 
 
 def joined(event: dict[str, Any], state: State) -> dict[str, Any] | None:
@@ -28,13 +26,13 @@ def joined(event: dict[str, Any], state: State) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    servers, prefix, group, folder = sys.argv[1:]
+    servers, prefix, group, folder, checkpoint = sys.argv[1:]
     app = Application(
         broker_address=servers,
         consumer_group=group,
         auto_offset_reset="earliest",
         processing_guarantee="exactly-once",
-        commit_every=CHECKPOINT,
+        commit_every=int(checkpoint),
         state_dir=folder,
         auto_create_topics=True,
         loglevel="WARNING",

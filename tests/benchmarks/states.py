@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import sys
 import time
@@ -15,7 +16,9 @@ from typing import Any
 
 import psutil
 
+from stream_worker import telemetry
 from stream_worker.local_kafka import KAFKA_VERSION
+from stream_worker.settings import Log
 
 FOLDER = Path("runs/benchmarks")
 
@@ -28,6 +31,12 @@ _started = time.monotonic()
 def tell(line: str) -> None:
     """A line of progress."""
     print(f"[{time.monotonic() - _started:6.1f} s] {line}", flush=True)
+
+
+def quiet() -> None:
+    """Only what matters: the lines of progress stand out. (aiokafka warns of each new topic without a leader.)"""
+    telemetry.configure(Log(level="warning"), stage="benchmark")
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
 
 
 def parser(description: str | None, *, runs: int = 5) -> argparse.ArgumentParser:
