@@ -128,12 +128,10 @@ async def write(kafka: Kafka, records: Iterable[tuple[str, Record]]) -> None:
         await asyncio.gather(*sent)
 
 
-async def watched(
-    kafka: Kafka, group: str, inputs: Sequence[str], total: int, *, within_s: float, since: int = 0
-) -> list[Seen]:
+async def watched(kafka: Kafka, group: str, inputs: Sequence[str], total: int, *, within_s: float) -> list[Seen]:
     """What the group (its full name) had committed of its input topics, look by look, until that was `total`.
 
-    Judged from outside, by the offsets that the broker has, whoever does the work. `since`: what it had before.
+    Judged from outside, by the offsets that the broker has, whoever does the work.
     """
     loop = asyncio.get_running_loop()
     names = [kafka.prefix + topic for topic in inputs]
@@ -146,7 +144,7 @@ async def watched(
     ):
         while not seen or seen[-1].done < total:
             done = await committed(admin, consumer, group, sources)
-            seen.append(Seen(loop.time(), sum(done.values()) - since))
+            seen.append(Seen(loop.time(), sum(done.values())))
             await asyncio.sleep(LOOK_S)
     return seen
 

@@ -274,7 +274,7 @@ def growth(state: State) -> list[str]:
         lines += [
             *_prose(
                 f"The aggregator with so many images of {figures['objects']} objects in flight, {figures['results']}",
-                f"result of each there. KB an image: RSS over that without any; at most {limits['kb']:g}, and at",
+                f"result of each there. KB an image: RSS over that with 500 others; at most {limits['kb']:g}, and at",
                 f"most {limits['restore_s']:g} s to restore the largest number. Median of",
                 f"{_runs(flight[0]['restored_s'])} starts (least to most).",
             ),

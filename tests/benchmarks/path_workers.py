@@ -1,13 +1,17 @@
-"""Processes that `paths.py` compares: `python -m tests.benchmarks.path_workers HOW WHAT`, settings by the environment.
+"""Processes that `paths.py` compares: `python -m tests.benchmarks.path_workers HOW WHAT [PROFILE]`.
+
+Settings come by the environment.
 
 HOW: `service`, our own runner (`stage.py`); `same`, a bare loop around the same transform, record for record; `bare`,
 the same loop around a transform that only parses JSON and writes as many records of the same size, unchecked.
 WHAT: `detector`, with the model, the fetch and the store left out, or `aggregator`.
+PROFILE: a file, for `python -m pstats`, of what the main thread did.
 """
 
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -179,11 +183,16 @@ async def work(how: str, what: str, settings: Settings) -> None:
 
 
 def main() -> None:
-    how, what = sys.argv[1:]
+    how, what, *profile = sys.argv[1:]
     settings = load()
     memory.give_back()
     telemetry.configure(settings.log, stage=what)
-    asyncio.run(work(how, what, settings))
+    if not profile:
+        asyncio.run(work(how, what, settings))
+        return
+    profiler = cProfile.Profile()
+    profiler.runcall(asyncio.run, work(how, what, settings))
+    profiler.dump_stats(profile[0])
 
 
 if __name__ == "__main__":

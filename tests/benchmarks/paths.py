@@ -80,16 +80,19 @@ def quix_python(folder: Path) -> Path:
     return python
 
 
-def command(how: str, what: str, settings: Settings, folder: Path, quix: Path | None, total: int) -> list[str]:
+def command(
+    how: str, what: str, settings: Settings, folder: Path, quix: Path | None, total: int, profiles: Path | None
+) -> list[str]:
     """How the process is started. `total`: records of the backlog."""
     kafka = settings.kafka
     if how == "quix":
         script, servers = str(Path(__file__).with_name("quix_join.py")), str(kafka.bootstrap_servers)
         checkpoint = str(max(1, total // CHECKPOINTS))
         return [str(quix), script, servers, kafka.prefix, kafka.prefix + what, str(folder), checkpoint]
-    if how == "service" and what == AGGREGATOR:
+    if how == "service" and what == AGGREGATOR and profiles is None:
         return [sys.executable, "-m", "stream_worker", "aggregate", "--name", "aggregator-0"]
-    return [sys.executable, "-m", "tests.benchmarks.path_workers", how, what]
+    profile = [] if profiles is None else [str(profiles / f"{what}-{how}.prof")]
+    return [sys.executable, "-m", "tests.benchmarks.path_workers", how, what, *profile]
 
 
 @asynccontextmanager
@@ -131,7 +134,7 @@ async def one_span(
     await messages.write(settings.kafka, records)
     log = folder / f"{what}-{how}.log"
     try:
-        line = command(how, what, settings, folder / f"quix-{number}", quix, len(records))
+        line = command(how, what, settings, folder / f"quix-{number}", quix, len(records), told.profiles)
         async with running(line, settings, log) as process:
             watching = asyncio.create_task(
                 messages.watched(
@@ -176,7 +179,13 @@ def ratios(hows: dict[str, list[float]], other: str) -> list[float]:
 def measure(told: argparse.Namespace) -> int:
     """Measure, keep and judge."""
     states.quiet()
+    if told.profiles is not None:
+        told.profiles = told.profiles.absolute()
+        told.profiles.mkdir(parents=True, exist_ok=True)
     found = asyncio.run(runs(told))
+    if told.profiles is not None:
+        tell(f"profiles are in {told.profiles}; the figures are of no use, for a profiler takes its time")
+        return 0
     names = ("images", "objects", "partitions", "batch")
     figures: dict[str, Any] = {name: getattr(told, name) for name in names}
     states.save(told.states, "paths", figures | {"limits": LIMITS, "rates": found})
@@ -199,6 +208,7 @@ def main() -> int:
     parser.add_argument("--objects", type=int, default=2, help="of an image, for the aggregator")
     parser.add_argument("--partitions", type=int, default=PARTITIONS)
     parser.add_argument("--batch", type=int, default=16, help="detector.batch: how many photos it has at once")
+    parser.add_argument("--profiles", type=Path, help="folder of profiles of each process, for `python -m pstats`")
     parser.add_argument("--quix", type=Path, default=Path("runs/quix"), help="the environment with Quix Streams")
     return measure(parser.parse_args())
 
