@@ -63,6 +63,8 @@ format: setup ## let ruff rewrite the layout
 lock: setup ## pin every dependency again, with hashes and without an index's name
 	$(BIN)/uv pip compile -q pyproject.toml --group dev --extra detector --extra demo --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --upgrade -o requirements.lock
+	$(BIN)/uv pip compile -q tests/benchmarks/quix.in --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --upgrade -o tests/benchmarks/quix.lock
 	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-header --no-annotate --upgrade -o ops/bootstrap.lock
 
 clean: ## remove what make created here

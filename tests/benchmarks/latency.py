@@ -63,7 +63,7 @@ def added(photos: list[Photo], seen: list[tuple[float, float]], detectors: int, 
 async def runs(told: argparse.Namespace) -> list[dict[str, Any]]:
     """Both loads in turn; what was added to each photo."""
     capacity = GPUS / (told.objects * told.object_ms / 1000)
-    rates = {"1 a second": told.per_second, "half of the load": LOAD * capacity}
+    rates = {"evenly": told.per_second, "at random, half of the load": LOAD * capacity}
     loads: list[dict[str, Any]] = [
         {"name": name, "per_second": per_second, "model": [], "ideal": []} for name, per_second in rates.items()
     ]
