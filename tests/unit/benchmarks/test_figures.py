@@ -28,6 +28,7 @@ def test_a_percentile_lies_between_its_neighbours(percent: float, value: float) 
 def test_a_pace_is_counted_from_move_to_move_and_not_by_looks() -> None:
     looks = [Seen(0, 0), Seen(1, 0), Seen(2, 20), Seen(3, 20), Seen(4, 60), Seen(5, 60), Seen(6, 90), Seen(9, 100)]
     assert rate(looks, 100) == pytest.approx((90 - 20) / (6 - 2))  # neither the start nor the late last one
+    assert rate(looks, 100, 0.1, 0.6) == pytest.approx((60 - 20) / (4 - 2))  # it was at 60 at the moment 4 already
 
 
 def test_a_pace_of_a_part_is_that_parts_alone() -> None:
