@@ -110,6 +110,7 @@ def fleet(state: State) -> list[str]:
         rows.append(
             [
                 str(one["gpus"]),
+                str(len(runs)),
                 f"{one['mean_s']:g}",
                 f"{statistics.median(run['ideal_s'] for run in runs):.1f}",
                 ratio.shown(),
@@ -126,14 +127,14 @@ def fleet(state: State) -> list[str]:
             f"{figures['objects']} objects, {figures['each']} a photo, all published at once; log-normal times",
             f"(sigma {figures['sigma']:g}), drawn anew for each run, the same for all fleets but for the scale.",
             f"{figures['detectors']} detectors, {figures['image_ms']} ms a photo. Makespan by list scheduling of the",
-            f"same times: median of {_runs(figures['fleets'][0]['runs'])} (least to most). *By count* is computed:",
+            "same times: median of the runs (least to most). *By count* is computed:",
             "each object given away as soon as it is known, to the GPU with the fewest unfinished ones;",
             f"*efficiency* is list scheduling by makespan. *Cores*: how many of the {figures['cores']} were at work,",
             "the broker's and the models' included.",
         ),
         "",
         *_table(
-            ["GPUs", "mean object, s", "list scheduling, s", "the service", "at most", ""],
+            ["GPUs", "runs", "mean object, s", "list scheduling, s", "the service", "at most", ""],
             rows,
             ["by count", "efficiency", "cores", "processes, memory"],
         ),

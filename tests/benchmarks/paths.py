@@ -120,16 +120,22 @@ async def running(told: Sequence[str], settings: Settings, log: Path) -> AsyncIt
 
 
 async def one_span(
-    told: argparse.Namespace, how: str, what: str, servers: str, folder: Path, number: int, quix: Path | None
+    told: argparse.Namespace,
+    how: str,
+    what: str,
+    records: Sequence[tuple[str, Record]],
+    servers: str,
+    folder: Path,
+    number: int,
+    quix: Path | None,
 ) -> float:
-    """Records a second of one process at one backlog."""
+    """Records a second of one process at this backlog."""
     settings = Settings(
         kafka=Kafka(bootstrap_servers=servers, prefix=f"{what}-{how}-{number}-", partitions=told.partitions),
         local=Local(data_dir=folder / f"data-{what}-{how}-{number}"),
         detector=Detector(model="tests.benchmarks.timed:TimedDetector", batch=told.batch),
         log=Log(format="json", level="warning"),
     )
-    records = backlog(what, told.images, told.objects)
     await topics.create(settings.kafka)
     await messages.write(settings.kafka, records)
     log = folder / f"{what}-{how}.log"
@@ -161,11 +167,12 @@ async def runs(told: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-worker-paths-")))
         broker = await stack.enter_async_context(LocalKafka(folder / "broker"))
+        records = {what: backlog(what, told.images, told.objects) for what in found}
         for run in range(told.runs):
             for what, hows in found.items():
                 # In turn forwards and backwards: none is always the first.
                 for how in list(hows)[:: 1 if run % 2 == 0 else -1]:
-                    done = await one_span(told, how, what, broker.bootstrap_servers, folder, run, quix)
+                    done = await one_span(told, how, what, records[what], broker.bootstrap_servers, folder, run, quix)
                     hows[how].append(done)
                     tell(f"run {run + 1} of {told.runs}, {what}, {how}: {done:,.0f} records/s")
     return found
