@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?=
 SEED ?=
+BENCHES ?= makespan fleet busy latency paths growth replay_latency
 
 .PHONY: help setup demo test schemas docs faults guards bench bench-detector lint format lock clean
 
@@ -37,9 +38,11 @@ docs: setup ## the topics and events as one HTML page, build/docs/asyncapi.html 
 faults: setup ## the long fault run, about an hour (SEED=n for one seed, IMAGES=n for fewer photos, SHORT=1 for a few minutes)
 	$(BIN)/python -m tests.faults.long $(if $(SEED),--seeds $(SEED)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SHORT),--short)
 
-bench: setup ## makespan beside the ideal schedule, and live photos beside a replay (half an hour)
-	$(BIN)/python -m tests.benchmarks.makespan
-	$(BIN)/python -m tests.benchmarks.replay_latency
+bench: setup ## how fast it is beside what could be done, as a page with plots (an hour and a quarter; BENCHES=names for some)
+	@missed=; for name in $(BENCHES); do \
+	  $(BIN)/python -m tests.benchmarks.$$name || missed="$$missed $$name"; \
+	done; $(BIN)/python -m tests.benchmarks.page; \
+	test -z "$$missed" || { echo "not all figures were reached:$$missed"; exit 1; }
 
 bench-detector: setup ## images a second of the detector, beside its bare network and a plain loop (a quarter of an hour)
 	$(BIN)/python -m tests.benchmarks.detector --network rooms-seg --images 400 --loop-images 100
@@ -60,6 +63,8 @@ format: setup ## let ruff rewrite the layout
 lock: setup ## pin every dependency again, with hashes and without an index's name
 	$(BIN)/uv pip compile -q pyproject.toml --group dev --extra detector --extra demo --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --upgrade -o requirements.lock
+	$(BIN)/uv pip compile -q tests/benchmarks/quix.in --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --upgrade -o tests/benchmarks/quix.lock
 	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-header --no-annotate --upgrade -o ops/bootstrap.lock
 
 clean: ## remove what make created here

@@ -7,7 +7,8 @@ with models that only take their time (`timed.py`). Each scenario several times,
 - a pool: tasks of one asyncio process that sleep as long, as a server would do it that has all GPUs in its own hand;
 - hashing: the ideal but for the partition, and so the GPU, which the key alone chooses (computed, not run).
 
-Prints a table of ratios to the ideal; exit code 1 where a median is over the limit of its scale.
+Prints a table of ratios to the ideal, and keeps them for `page.py`; exit code 1 where a median is over the limit of its
+scale.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aiokafka.partitioner import murmur2
@@ -34,6 +35,7 @@ from stream_worker.results import Results
 from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Up
 from stream_worker.supervisor import Supervisor
 from stream_worker.up import plan
+from tests.benchmarks import states
 from tests.benchmarks.timed import photo
 from tests.photo_server import serving
 
@@ -154,6 +156,7 @@ async def measure(told: argparse.Namespace) -> int:
         return 200, "image/png", photo(number, image_ms, [object_ms] * objects)
 
     good = True
+    rows = []
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-worker-makespan-")))
         base = stack.enter_context(serving(answer))
@@ -174,7 +177,7 @@ async def measure(told: argparse.Namespace) -> int:
         print(f"{told.gpus} GPUs, {told.runs} runs; makespan / ideal: median (least to most)\n")
         print("| images x objects | ideal, s | the service | a pool in one process | key hashing | at most |")
         print("|---|---|---|---|---|---|")
-        for scenario in SCENARIOS:
+        for scenario in told.scenarios:
             ideal = schedule(scenario, told.gpus)
             whole, pooled, by_key = [], [], []
             for number in range(told.runs):
@@ -187,15 +190,20 @@ async def measure(told: argparse.Namespace) -> int:
                 f"{statistics.median(one):.3f} ({min(one):.3f} to {max(one):.3f})" for one in (whole, pooled, by_key)
             )
             print(f"| {scenario.name} | {ideal:.2f} | {' | '.join(cells)} | {scenario.limit:.2f} |", flush=True)
+            row = {"ideal_s": ideal, "service": whole, "pool": pooled, "hashing": by_key, "name": scenario.name}
+            rows.append(asdict(scenario) | row)
+            states.save(told.states, "makespan", {"gpus": told.gpus, "scenarios": rows})
     return 0 if good else 1
 
 
 def main() -> int:
     """Measure, print, and say by the exit code whether it is enough."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = states.parser(__doc__)
     parser.add_argument("--gpus", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=5)
-    return asyncio.run(measure(parser.parse_args()))
+    parser.add_argument("--first", type=int, default=len(SCENARIOS), help="only so many scenarios")
+    told = parser.parse_args()
+    told.scenarios = SCENARIOS[: told.first]
+    return asyncio.run(measure(told))
 
 
 if __name__ == "__main__":

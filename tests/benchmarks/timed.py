@@ -56,3 +56,13 @@ class TimedDots(Dots):
 
     def seconds(self, task: dict[str, Any]) -> float:
         return int(task["label"].split()[0]) / 1000
+
+
+class SayingDots(TimedDots):
+    """... and says when it worked: `worked <from> <to>`, of the monotonic clock."""
+
+    def infer(self, task: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        began = time.monotonic()
+        made = super().infer(task, payload)
+        print(f"worked {began:.6f} {time.monotonic():.6f}", flush=True)
+        return made
