@@ -54,9 +54,9 @@ _BITS = 16
 class Spread:
     """Partitions in turn, any few in a row as far apart as can be.
 
-    Each detector has partitions that lie beside each other: so a burst reaches as many detectors as it has photos, where
-    the keys' hashes would have two of four photos meet nine times out of ten. The order is that of the van der
-    Corput sequence in base 2 (J. G. van der Corput, Verteilungsfunktionen, 1935), from a place of its own.
+    Each detector has partitions that lie beside each other: so a burst reaches as many detectors as it has photos,
+    where by the keys' hashes two of four photos meet nine times out of ten. The order is that of the van der Corput
+    sequence in base 2 (J. G. van der Corput, Verteilungsfunktionen, 1935), from a place of its own.
     """
 
     def __init__(self, start: int | None = None) -> None:
