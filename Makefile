@@ -6,7 +6,7 @@ IMAGES ?=
 SEED ?=
 BENCHES ?= makespan fleet busy latency paths growth replay_latency
 
-.PHONY: help setup demo test schemas docs faults guards bench bench-detector lint format lock clean
+.PHONY: help setup demo test schemas metrics docs faults guards bench bench-detector lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,10 @@ test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
 schemas: setup ## write schemas/ anew from events.py and topics.py
 	$(BIN)/python -m stream_worker.contract
 	$(BIN)/python -m stream_worker.asyncapi
+
+metrics: setup ## write ops/metrics.md and the dashboards anew from the registry and their script
+	$(BIN)/python -m ops.docs.metrics
+	$(BIN)/python -m ops.grafana.render
 
 docs: setup ## the topics and events as one HTML page, build/docs/asyncapi.html (needs npm)
 	$(BIN)/python -m ops.docs.render build/docs

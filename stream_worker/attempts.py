@@ -62,6 +62,7 @@ class Attempts:
                 return await self._process(record, starts, alone, outages_s)
             except RecordFault as fault:
                 final = fault
+                metrics.ERRORS.labels(self._group.name, fault.reason.value).inc()
             except FatalError as error:
                 self._fatal(error)
                 raise asyncio.CancelledError from None
@@ -78,6 +79,7 @@ class Attempts:
     def crashed(self, record: Received, attempts: int) -> list[Output]:
         """The outputs of a record that was alone in work whenever a worker died."""
         fault = RecordFault(Reason.WORKER_CRASHED, f"{attempts} workers died with this record alone in work")
+        metrics.ERRORS.labels(self._group.name, fault.reason.value).inc(attempts)
         now = utc_now()  # when they began is not known any more
         letter = dead_letter(record, fault, self._group.name, attempts, now, now)
         return [*self.failed(record, fault, attempts), letter]

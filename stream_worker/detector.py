@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import Any
 
-from stream_worker import inference, topics
+from stream_worker import inference, metrics, topics
 from stream_worker.balance import Balancer
 from stream_worker.contract import decode, encode
 from stream_worker.errors import Reason, RecordFault
@@ -131,6 +131,7 @@ class Detector(Stateless):
             lap("detect")
         finally:
             pixels.release()
+        metrics.observe_phases(NAME, times)
         photo = PhotoRef(**blob.model_dump(), width=pixels.width, height=pixels.height)
         most = self._settings.detector.max_objects
         (objects, steps), _ = await asyncio.gather(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from stream_worker import metrics, telemetry
+from stream_worker import metrics, telemetry, topics
 from stream_worker.attempts import Attempts, pause
 from stream_worker.closing import end
 from stream_worker.custody import Custody
@@ -121,6 +121,7 @@ class Lane:
         self._waits = 0
         self._lost = 0
         self._log = log.bind(lane=number)
+        self._transaction_seconds = metrics.TRANSACTION_SECONDS.labels(group.name)
         consumer.pause(*self._topics)
         for source in self._topics:
             consumer.seek(source, 0)  # any position will do until the gate opens: aiokafka shall not look for one
@@ -132,6 +133,21 @@ class Lane:
     def idle(self) -> bool:
         """Whether nothing is in hand."""
         return not self._queue
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes records."""
+        return self._open
+
+    @property
+    def sources(self) -> Mapping[TopicPartition, str]:
+        """Its partitions, and the logical names of their topics."""
+        return self._topics
+
+    def in_hand(self, source: TopicPartition) -> tuple[int, int | None]:
+        """How many records of a source it has that are not committed, and when the oldest was written (ms)."""
+        written = [work.record.timestamp_ms for work in self._queue if work.source == source]
+        return len(written), min(written, default=None)
 
     def full(self) -> list[TopicPartition]:
         """The sources of which nothing more is to be polled now."""
@@ -379,6 +395,9 @@ class Lane:
             self._idle.set()
         self._progress()
         self._released(0)
+        failed = sum(any(output.topic == topics.DEAD_LETTERS for output in work.attempt.result()) for work in batch)
+        metrics.RECORDS.labels(self._group.name, "done").inc(len(batch) - failed)
+        metrics.RECORDS.labels(self._group.name, "failed").inc(failed)
 
     async def _write(
         self,
@@ -397,7 +416,8 @@ class Lane:
             noted = {source: OffsetAndMetadata(offsets[source], known.written()) for source, known in custody.items()}
             self._certain = False
             try:
-                await self._producer.write(outputs, noted)
+                with self._transaction_seconds.time():
+                    await self._producer.write(outputs, noted)
             except FencedError:
                 raise
             except FatalError:

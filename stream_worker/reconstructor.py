@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_worker import fingerprints, inference, topics
+from stream_worker import fingerprints, inference, metrics, topics
 from stream_worker.contract import decode, encode
 from stream_worker.errors import Exit, Reason, RecordFault, UserError
 from stream_worker.events import Failure, Geometry, ObjectEvent, ReconstructionEvent, utc_now
@@ -184,6 +184,7 @@ class Reconstructor(Stateless):
         reused: bool,
         peak_gpu_bytes: int | None = None,
     ) -> list[Output]:
+        metrics.observe_phases(NAME, times)
         output = self._output(
             record,
             event,

@@ -227,6 +227,12 @@ class Metrics(Section):
 
     port: int | None = Field(None, ge=1, le=65535, description="of /metrics; `up` counts on from it; unset: none")
     host: str = Field("127.0.0.1", description="address that /metrics is served at")
+    refresh_s: float = Field(
+        5.0,
+        ge=1,
+        le=300,
+        description="lag and ages are looked at this often; brokers are asked only of partitions not read meanwhile",
+    )
 
 
 class Log(Section):

@@ -17,13 +17,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeError, RecordTooLargeError
 
-from stream_worker import telemetry, topics
+from stream_worker import metrics, telemetry, topics
 from stream_worker.attempts import Attempts
 from stream_worker.bootstrap import answering
 from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.eviction import Evictions
 from stream_worker.lane import Lane
+from stream_worker.observation import Observation
 from stream_worker.outages import Outages
 from stream_worker.records import Group, Received
 from stream_worker.settings import Settings
@@ -71,6 +72,15 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
         self._fatal: FatalError | None = None
         self._stuck = False
         self._progress_at = time.monotonic()
+        self._watchdog_s = settings.stage.watchdog_s + group.longest_s
+        self._observation = Observation(
+            group.name,
+            group.window,
+            self._watchdog_s,
+            lanes=lambda: list(self._lanes.values()),
+            room=lambda: self._capacity,
+            still_s=lambda: time.monotonic() - self._progress_at,
+        )
         self._consumer: AIOKafkaConsumer
 
     def stop(self) -> None:
@@ -86,11 +96,15 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
             if not await self._started():
                 return
             await self._join()
-            watch = asyncio.create_task(self._watch())
+            beside = [asyncio.create_task(self._watch())]
+            if self._settings.metrics.port is not None:
+                looking = self._observation.run(self._consumer, self._settings.metrics.refresh_s)
+                beside.append(asyncio.create_task(looking, name="observation"))
             try:
                 await self._poll()
             finally:
-                await end(watch)
+                for task in beside:
+                    await end(task)
                 await self._leave()
         finally:
             await self._group.stop()
@@ -280,6 +294,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
                 released=self._release,
                 fatal=self._end,
             )
+        metrics.REBALANCES.labels(self._group.name).inc()
         log.info("assigned", lanes=sorted(numbers))
         self._progress()
         if self._ready is not None:
@@ -299,11 +314,10 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
 
     async def _watch(self) -> None:
         """End the process when work waits and nothing moves: aiokafka shows no health of its own (#1154, #718)."""
-        limit = self._settings.stage.watchdog_s + self._group.longest_s
         while True:
-            await asyncio.sleep(limit / 10)
+            await asyncio.sleep(self._watchdog_s / 10)
             still = time.monotonic() - self._progress_at
-            if still < limit:
+            if still < self._watchdog_s:
                 continue
             if not await self._work_waits():
                 self._progress()

@@ -52,6 +52,7 @@ def work(group: str, settings: Settings, name: str | None) -> Exit:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         if settings.metrics.port is not None:
+            metrics.begin(group)
             metrics.serve(settings.metrics.port, settings.metrics.host)
         asyncio.run(_work(group, settings, name))
     except UserError as error:

@@ -212,6 +212,12 @@ class Join:
             results=self.memory.results.total(),
         )
 
+    def open_since(self) -> datetime | None:
+        """When it first heard of an image that is open still: the one whose deadline comes first."""
+        first = self._due.first()
+        image = None if first is None else self._images[first[1]]
+        return None if image is None or image.revision else image.first_seen_at
+
     def _within_share(self, step: Step, now: datetime, limit: int = AT_ONCE) -> Step:
         """Forget finished images that there is no room for, those first whose grace ends first; at most `limit`."""
         while limit > 0 and self.memory.over("finished") and (first := self._spare.first()) is not None:

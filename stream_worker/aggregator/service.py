@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -63,12 +64,18 @@ class Aggregator:
         self._kept = KeptLanes(KEPT_S, self._share_out)
         self._restoring = asyncio.Semaphore(AT_ONCE)
         self._refused: dict[int, frozenset[str]] = {}
+        self._oldest: dict[int, datetime] = {}
+        """Since when each lane's oldest image has been open, as of its last tick."""
         # A lane holds twice as many at most (`Lane.limit`), and that is no more than one transaction holds: what `tick`
         # says builds on every record that was processed, so its outputs must not be committed before theirs.
         self.window = settings.stage.batch // 2
         for state in STATES:
             metrics.JOIN_IMAGES.labels(state).set_function(partial(self._images, state))
         metrics.JOIN_BYTES.set_function(self._bytes)
+        metrics.JOIN_LIMIT_BYTES.set(self._memory)
+        metrics.JOIN_FULL_LANES.set_function(lambda: sum(map(bool, list(self._refused.values()))))
+        metrics.JOIN_OLDEST_SECONDS.set_function(self._oldest_s)
+        self._queued = metrics.PHASE_SECONDS.labels(self.name, "queue")
 
     async def start(self) -> None:
         """Nothing to get ready: lanes are restored one by one."""
@@ -99,6 +106,7 @@ class Aggregator:
     async def close(self, lane: int, *, sealed: bool = False) -> None:
         """Forget a lane, or keep it for a while. What was not committed is gone with it."""
         self._refused.pop(lane, None)
+        self._oldest.pop(lane, None)
         join = self._lanes.pop(lane, None)
         if join is not None:
             self._kept.keep(lane, join if sealed else None)
@@ -130,6 +138,7 @@ class Aggregator:
     async def process(self, record: Received) -> list[Output]:
         """Feed one record to the join. Awaits nothing, so records take effect in the order they are given."""
         join = self._lane(record.partition)
+        self._queued.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
         if record.topic == topics.DETECTIONS:
             manifest = self._storable(contract.decode(DetectionEvent, record.value), len(record.value or b""))
             step = join.manifest(manifest, self._clock())
@@ -145,7 +154,14 @@ class Aggregator:
 
     async def tick(self, lane: int) -> list[Output]:
         """Complete what is past its deadline, forget what is past its grace."""
-        return self._outputs(self._lane(lane).tick(self._clock()), lane)
+        join = self._lane(lane)
+        step = join.tick(self._clock())
+        metrics.JOIN_EXPIRED.inc(len(step.outcomes))
+        if (since := join.open_since()) is None:
+            self._oldest.pop(lane, None)
+        else:
+            self._oldest[lane] = since
+        return self._outputs(step, lane)
 
     def full(self, lane: int) -> frozenset[str]:
         """The inputs that would make the lane hold more than its part of the memory."""
@@ -174,6 +190,10 @@ class Aggregator:
 
     def _bytes(self) -> float:
         return sum(join.memory.bytes.total() for join in list(self._lanes.values()))
+
+    def _oldest_s(self) -> float:
+        since = min(list(self._oldest.values()), default=None)
+        return 0.0 if since is None else max(0.0, (self._clock() - since).total_seconds())
 
     def _lane(self, lane: int) -> Join:
         join = self._lanes.get(lane)
@@ -206,6 +226,7 @@ class Aggregator:
         if not 0 < len(value) <= self._largest:
             event = outcome.unwritable(event, why)
             value = contract.encode(event)
+        metrics.IMAGE_SECONDS.labels(event.status).observe(event.times["total_s"])
         return Output(topics.COMPLETED, event.image_id.encode(), value, cloud_event(event, self._source, trace))
 
     def _storable(self, manifest: DetectionEvent, size: int) -> DetectionEvent:

@@ -32,6 +32,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Protocol, Union
 
+from stream_worker.models import gpu_memory
 from stream_worker.models.protocol import (
     MAX_BODY_BYTES,
     Message,
@@ -241,12 +242,13 @@ class Child:
         while True:
             time.sleep(every_s)
             try:
-                self._heartbeat()
+                self._heartbeat(gpu=gpu_memory.held())  # not at every task: torch takes its time for it
             except OSError:  # the host is gone; the main thread sees it too
                 return
 
-    def _heartbeat(self) -> None:
-        self._send({"type": Message.HEARTBEAT, "state": self._state, "id": self._task_id, "rss_bytes": _rss_bytes()})
+    def _heartbeat(self, **more: Any) -> None:
+        known = {"state": self._state, "id": self._task_id, "rss_bytes": _rss_bytes()}
+        self._send({"type": Message.HEARTBEAT, **known, **more})
 
     def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
         with self._write_lock:

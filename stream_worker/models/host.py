@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from stream_worker import metrics
 from stream_worker.errors import Reason, TransientFault
 from stream_worker.models.answer import Answer, read_answer
 from stream_worker.models.keeper import KeptModel, ModelLoadError
@@ -119,14 +120,15 @@ class ModelHost(KeptModel):
             call.given = True
             self.counters.tasks += 1
             started_at = time.time()
-            async with self._watched(process, call.timeout_s):
-                if ahead is not None and ahead[0] is process:
-                    task_id = ahead[1]
-                    said = await process.task(task_id, None, b"")
-                else:
-                    task_id = next(self._ids)
-                    said = await process.task(task_id, call.made(), call.payload)
-                answer = await self._understood(process, said)
+            with metrics.MODEL_TASK_SECONDS.labels(self.name).time():
+                async with self._watched(process, call.timeout_s):
+                    if ahead is not None and ahead[0] is process:
+                        task_id = ahead[1]
+                        said = await process.task(task_id, None, b"")
+                    else:
+                        task_id = next(self._ids)
+                        said = await process.task(task_id, call.made(), call.payload)
+                    answer = await self._understood(process, said)
             self._alone = max(0, self._alone - 1)
             self._did(process, answer)
             answer.raise_failure(self.fault_reason, self.reasons)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ import structlog
 from stream_worker import metrics
 from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.models.answer import CUDA_OOM, Answer, read_loaded
+from stream_worker.models.gpu_memory import HELD, LIMIT
 from stream_worker.models.process import ChildGoneError, ModelProcess
 from stream_worker.models.protocol import ModelFault
 
@@ -26,6 +28,9 @@ _log = structlog.get_logger(__name__)
 _OURS = frozenset({"load_failed", "load_timeout", "load_crashed", CUDA_OOM})
 """Why a start failed, where no person has misnamed anything."""
 
+
+MOST_BYTES = 2**50
+"""No GPU has more: a child that says so talks nonsense."""
 
 YOUNG = 10
 """Tasks in which a child gathers nothing worth a new start: what is too large for it would be so for the next one."""
@@ -128,6 +133,12 @@ class KeptModel:
         self._failures = 0
         self._not_before = 0.0
         self._stopped = False
+        metrics.begin_model(self.name)
+        for state in State:
+            metrics.MODEL_STATE.labels(self.name, state.value).set_function(partial(self._is, state))
+        metrics.MODEL_MEMORY_BYTES.labels(self.name).set_function(lambda: self.rss_bytes)
+        metrics.MODEL_GPU_MEMORY_BYTES.labels(self.name).set_function(partial(self._said_bytes, HELD))
+        metrics.MODEL_GPU_MEMORY_LIMIT_BYTES.labels(self.name).set_function(partial(self._said_bytes, LIMIT))
 
     async def __aenter__(self) -> Self:
         try:
@@ -145,10 +156,11 @@ class KeptModel:
     @property
     def state(self) -> State:
         """What the child is doing now."""
-        if self._process is not None and not self._process.gone.done():
-            if self._process.hung:
+        process = self._process  # once: metrics are read from another thread
+        if process is not None and not process.gone.done():
+            if process.hung:
                 return State.HUNG
-            return State.BUSY if self._process.busy else State.READY
+            return State.BUSY if process.busy else State.READY
         return State.STARTING if self._starting is not None else State.DEAD
 
     @property
@@ -164,7 +176,17 @@ class KeptModel:
     @property
     def rss_bytes(self) -> int:
         """Resident memory of the child."""
-        return self._process.rss_bytes() if self._process is not None else 0
+        process = self._process
+        return process.rss_bytes() if process is not None else 0
+
+    def _is(self, state: State) -> bool:
+        return self.state is state
+
+    def _said_bytes(self, name: str) -> int:
+        """A figure that the child tells of its GPU; 0 where it tells none, or nonsense."""
+        process = self._process
+        said = None if process is None else process.gpu.get(name)
+        return said if type(said) is int and 0 <= said < MOST_BYTES else 0
 
     async def start(self) -> None:
         """Have a child loaded and warm. After an error the host can still be used: the next task tries again.
@@ -211,6 +233,8 @@ class KeptModel:
     def _did(self, process: ModelProcess, answer: Answer) -> None:
         """A child has answered: it is worth starting anew at once, and may be due for that already."""
         self._failures = 0
+        if answer.out_of_gpu_memory:
+            metrics.MODEL_OUT_OF_MEMORY.labels(self.name).inc()
         self._recycle_if_needed(process, answer)
 
     # ------------------------------------------------------------------ its life

@@ -98,6 +98,8 @@ class ModelProcess:
         self.prepares = False
         """Whether its model prepares a task while it works on another: set by who has read its INIT."""
         self.heartbeat: dict[str, Any] = {}
+        self.gpu: dict[str, Any] = {}
+        """What its last heartbeat that spoke of a GPU said (`gpu_memory.held`), unchecked."""
         self.initialised: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self._process = process
@@ -345,6 +347,8 @@ class ModelProcess:
             raise ProtocolError(f"{kind.value} of generation {header.get('generation')!r}")
         if kind is Message.HEARTBEAT:
             self.heartbeat = header
+            if isinstance(gpu := header.get("gpu"), dict):
+                self.gpu = gpu
         elif kind is Message.INIT and not self.initialised.done():
             self.initialised.set_result(header)
         elif kind is Message.RESULT:

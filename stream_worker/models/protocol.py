@@ -14,7 +14,7 @@ dependencies. So this file needs the standard library only: its JSON is `json`, 
 | TASK | host | generation, id, and task; or `prepared`, where a PREPARE of this id has brought the task | payload |
 | RESULT | child | generation, id, busy_s, and result, or fault, or error {type, message} | payload |
 | BODY | child | the payload of the RESULT that said `body_later`: as a RESULT, whose result may name a file | payload |
-| HEARTBEAT | child | generation, state `loading`/`ready`/`busy`, id of the task in hand, rss_bytes | - |
+| HEARTBEAT | child | generation, state `loading`/`ready`/`busy`, id of the task in hand, rss_bytes, `gpu` | - |
 | SHUTDOWN | host | generation | - |
 """
 

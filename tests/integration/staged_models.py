@@ -11,8 +11,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from stream_worker.models import gpu_memory
 from stream_worker.models.child import Child
 from stream_worker.models.protocol import MAX_BODY_BYTES, ModelFault, write_frame
 
@@ -178,6 +180,22 @@ class NeedsWeights(Echo):
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
         if not Path(options["weights"]).exists():
             raise ModelFault("weights_missing", f"no weights at {options['weights']}")
+        return super().load(options)
+
+
+class OnACard(Echo):
+    """Says of its GPU what `options["held"]` is, whatever that is."""
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        cuda = SimpleNamespace(
+            is_available=lambda: True,
+            is_initialized=lambda: True,
+            memory_reserved=lambda device: 0,
+            get_device_properties=lambda device: SimpleNamespace(total_memory=2**30),
+        )
+        gpu_memory.keep_within(SimpleNamespace(cuda=cuda), None)
+        told = gpu_memory.held()
+        gpu_memory.held = lambda: {**told, gpu_memory.HELD: options["held"]}
         return super().load(options)
 
 

@@ -252,8 +252,10 @@ async def test_a_lane_is_full_of_images_and_then_not_any_more(settings: Settings
     held = gauge("bytes")
     assert held is not None
     assert 1e6 < held < 8e6
+    assert gauge("full_lanes") == 1
     await aggregator.close(1)  # the lane has all the room now
     assert aggregator.full(0) == frozenset()
+    assert gauge("full_lanes") == 0
     now = at(100)
     while outputs := await aggregator.tick(0):
         assert len([output for output in outputs if output.topic == topics.COMPLETED]) <= 200
@@ -273,6 +275,41 @@ async def test_images_that_are_forgotten_early_are_counted_and_the_floor_is_writ
     assert [output.key for output in outputs if output.topic == topics.CHANGELOG][-1] == b"[]"
     assert gauge("forgotten_early_total") == before + 1
     assert gauge("images", state="finished") == number + 1
+
+
+async def test_the_metrics_tell_how_long_images_are_open_and_which_their_deadline_ended(settings: Settings) -> None:
+    now = at(10)
+    aggregator = Aggregator(settings, clock=lambda: now)
+    await aggregator.open(0)
+    expired = gauge("expired_total") or 0.0
+    ended = {status: _ended(status) for status in ("complete", "partial", "failed")}
+    await aggregator.process(received(manifest(1, "first")))
+    now = at(20)
+    await aggregator.process(received(manifest(1, "second")))
+    await aggregator.tick(0)
+    now = at(40)
+    assert gauge("oldest_seconds") == 30, "it goes on while nobody ticks"
+    await aggregator.process(received(result(0, "first")))
+    await aggregator.tick(0)
+    assert gauge("oldest_seconds") == 20
+    assert gauge("limit_bytes") == settings.aggregator.memory_mb * 2**20
+    now = at(100)
+    await aggregator.tick(0)
+    assert gauge("oldest_seconds") == 0
+    assert gauge("expired_total") == expired + 1
+    await aggregator.process(received(result(0, "second")))  # a late one: the next revision
+    assert {status: _ended(status) - before for status, before in ended.items()} == {
+        "complete": 2,
+        "partial": 1,
+        "failed": 0,
+    }
+    assert gauge("expired_total") == expired + 1
+    await aggregator.close(0)
+
+
+def _ended(status: str) -> float:
+    name = "stream_worker_image_seconds_count"
+    return metrics.REGISTRY.get_sample_value(name, {"status": status}) or 0.0
 
 
 async def test_lane_that_is_not_open_is_fatal(aggregator: Aggregator) -> None:

@@ -594,6 +594,38 @@ async def test_the_metrics_count_starts_and_why_children_end(make_host: MakeHost
     assert starts() - started == 4
 
 
+def _staged(name: str, **labels: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(f"stream_worker_model_{name}", {"model": "staged", **labels})
+
+
+@pytest.mark.parametrize(("said", "held"), [(5, 5), (-1, 0), (1.5, 0), (10**400, 0), (True, 0), ("much", 0), (None, 0)])
+async def test_the_metrics_tell_of_a_childs_gpu_what_it_says_and_no_nonsense(
+    make_host: MakeHost, said: Any, held: int
+) -> None:
+    async with make_host("OnACard", options={"held": said}, heartbeat_s=0.05):
+        await _until(lambda: _staged("gpu_memory_limit_bytes"))
+        assert _staged("gpu_memory_limit_bytes") == 2**30
+        assert _staged("gpu_memory_bytes") == held
+    assert _staged("gpu_memory_limit_bytes") == 0, "it holds nothing any more"
+
+
+async def test_the_metrics_tell_what_the_child_does_and_how_long_its_tasks_take(make_host: MakeHost) -> None:
+    host = make_host()
+    tasks, seconds = _staged("task_seconds_count") or 0.0, _staged("task_seconds_sum") or 0.0
+    assert _staged("state", state="dead") == 1
+    async with host:
+        assert _staged("state", state="ready") == 1
+        assert _staged("memory_bytes") == pytest.approx(host.rss_bytes, rel=0.5)
+        work = asyncio.create_task(host.infer({"sleep": 0.2}))
+        await _until(lambda: _staged("state", state="busy"))
+        await work
+        with pytest.raises(TransientFault):
+            await host.infer({"hang_in_python": True}, timeout_s=0.5)
+    assert _staged("task_seconds_count") == tasks + 2
+    assert (_staged("task_seconds_sum") or 0.0) - seconds >= 0.7, "one that hung had the model, too"
+    assert [_staged("state", state=state.value) for state in State] == [0, 0, 0, 0, 1]
+
+
 async def test_stopping_answers_everyone_who_waits(make_host: MakeHost) -> None:
     host = make_host(stop_grace_s=0.2)
     await host.start()

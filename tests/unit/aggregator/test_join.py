@@ -266,6 +266,18 @@ class TestMemory:
         assert join.sizes() == Sizes(0, 0, 0)
         assert len(join._due) == len(join._spare) == 0
 
+    def test_since_when_the_image_is_open_whose_deadline_comes_first(self, join: Join) -> None:
+        assert join.open_since() is None
+        join.manifest(manifest(1, "one"), at(3))
+        join.result(result(0, "two"), at(5))
+        assert join.open_since() == at(3)
+        join.result(result(0, "one"), at(7))
+        assert join.open_since() == at(5)
+        join.tick(at(100))  # it has failed for want of a manifest, which may still come
+        assert join.open_since() is None
+        join.manifest(manifest(1, "three"), at(110))
+        assert join.open_since() == at(110)
+
 
 class TestRestoring:
     def restored(self, *steps: Step) -> Join:
