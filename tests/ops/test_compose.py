@@ -184,6 +184,18 @@ def test_the_aggregator_has_no_way_to_the_store_and_its_memory_fits(project: Pro
     assert size(aggregator["deploy"]["resources"]["limits"]["memory"]) >= holds
 
 
+def test_nothing_of_the_store_is_reached_without_a_key(project: Project) -> None:
+    s3 = project["services"]["s3"]
+    (secret,) = s3["secrets"]
+    given = dict(word.removeprefix("-").partition("=")[::2] for word in s3["command"])
+    assert {name: given[name] for name in ("ip.bind", "s3.ip.bind", "s3.config", "master.telemetry")} == {
+        "ip.bind": "127.0.0.1",
+        "s3.ip.bind": "0.0.0.0",
+        "s3.config": secret["target"],
+        "master.telemetry": "false",
+    }
+
+
 def test_only_detectors_reach_the_world(project: Project) -> None:
     ours = {name: one["networks"] for name, one in project["services"].items() if one["image"].startswith(OURS)}
     assert {name for name, networks in ours.items() if "outside" in networks} == {"detector-0", "detector-cpu"}
