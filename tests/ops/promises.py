@@ -22,7 +22,7 @@ from stream_worker.supervisor import KILL_S
 ROOT = Path(__file__).parents[2]
 OPS = ROOT / "ops"
 
-NOT_OURS = {"AWS_SHARED_CREDENTIALS_FILE", "CUDA_VISIBLE_DEVICES", "HOME"}
+NOT_OURS = {"AWS_SHARED_CREDENTIALS_FILE", "CUDA_VISIBLE_DEVICES", "HOME", "TORCHINDUCTOR_CACHE_DIR"}
 """What workers are given beside settings."""
 
 _SECRET_NAME = re.compile(r"(passw|secret|token|private|access_?key|credential)", re.IGNORECASE)
