@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 IMAGES ?=
 SEED ?=
 BENCHES ?= makespan fleet busy latency paths growth replay_latency
+PROFILE ?= cpu
 
-.PHONY: help setup demo test schemas metrics docs faults guards bench bench-detector lint format lock clean
+.PHONY: help setup demo stack test schemas metrics docs faults guards bench bench-detector lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +25,9 @@ $(VENV)/.ready: requirements.lock ops/bootstrap.lock pyproject.toml
 
 demo: setup ## photos in, 3D objects out: the whole service on a private Kafka (IMAGES=folder for your own photos)
 	$(BIN)/stream-worker demo $(if $(IMAGES),--images "$(IMAGES)")
+
+stack: ## everything in containers on this host, with Docker: ops/deploy.md (PROFILE=gpu on a GPU host)
+	PROFILE=$(PROFILE) sh ops/stack.sh
 
 test: setup ## the whole suite, against a real Apache Kafka and a real S3 server
 	$(BIN)/python -m pytest $(ARGS)
@@ -70,6 +74,9 @@ lock: setup ## pin every dependency again, with hashes and without an index's na
 	$(BIN)/uv pip compile -q tests/benchmarks/quix.in --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --upgrade -o tests/benchmarks/quix.lock
 	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-header --no-annotate --upgrade -o ops/bootstrap.lock
+	for image in "base" "detector --extra detector"; do set -- $$image; name=$$1; shift; \
+	  $(BIN)/uv pip compile -q pyproject.toml $$@ -c requirements.lock --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate -o ops/images/$$name.lock; done
 
 clean: ## remove what make created here
 	rm -rf $(VENV) demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
