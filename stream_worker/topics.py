@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorizationFailedError, for_code
 
 from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within
@@ -94,6 +94,9 @@ async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
     try:
         async with asyncio.timeout(kafka.request_timeout_ms / 1000):
             await client.start()
+            if not client._client.cluster.brokers():
+                # A token that was refused: aiokafka takes what follows for an answer, of a cluster without brokers.
+                raise KafkaConnectionError("the answer names no broker")
     except (KafkaError, TimeoutError, OSError, ValueError) as error:
         await close_within(STOP_S, client.close())
         raise UserError(

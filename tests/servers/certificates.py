@@ -37,16 +37,22 @@ class Authority:
         self._openssl("req", "-x509", *_KEY, "-days", "30", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", *subject)
 
     def sign(
-        self, name: str, *hosts: str, validity: tuple[str, str] | None = None, password: str | None = None
+        self,
+        name: str,
+        *hosts: str,
+        validity: tuple[str, str] | None = None,
+        password: str | None = None,
+        common_name: str | None = None,
     ) -> Certificate:
         """A certificate for `CN=name`, and for these hosts (`DNS:localhost`, `IP:127.0.0.1`).
 
-        `validity`: other times than from now on for 30 days. `password`: of the key.
+        `validity`: other times than from now on for 30 days. `password`: of the key. `common_name`: not `name`, which
+        is then that of the files alone.
         """
         extension = ["-addext", f"subjectAltName={','.join(hosts)}"] if hosts else []
         locked = ["-passout", f"pass:{password}"] if password else ["-nodes"]
         self._openssl(
-            *("req", "-new", *_KEY, *locked, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"),
+            *("req", "-new", *_KEY, *locked, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={common_name or name}"),
             *extension,
         )
         times = ["-startdate", validity[0], "-enddate", validity[1]] if validity else ["-days", "30"]
