@@ -85,7 +85,9 @@ def said(error: BaseException, kafka: Kafka, server: str) -> str | None:
     if any(isinstance(one, ConnectionRefusedError) for one in chain):
         return None
     if any(isinstance(one, KafkaConnectionError | ConnectionResetError | EOFError) for one in chain):
-        return f"{server} hangs up on {kafka.security_protocol}: does its listener speak that (kafka.security_protocol)?"
+        return (
+            f"{server} hangs up on {kafka.security_protocol}: does its listener speak that (kafka.security_protocol)?"
+        )
     return None
 
 

@@ -327,7 +327,9 @@ def _load(made: ssl.SSLContext, kafka: Kafka) -> None:
 
 def _unfit(reason: str | None, certificate: str, key: str, kafka: Kafka) -> str:
     """Which of the files does not fit. OpenSSL says of most faults no more than that it is one."""
-    where = f"kafka.key_file: {kafka.key_file}" if kafka.key_file else f"kafka.certificate_file: {kafka.certificate_file}"
+    where = (
+        f"kafka.key_file: {kafka.key_file}" if kafka.key_file else f"kafka.certificate_file: {kafka.certificate_file}"
+    )
     if "BEGIN CERTIFICATE" not in certificate:
         return f"kafka.certificate_file: {kafka.certificate_file} holds no certificate in PEM form"
     if "PRIVATE KEY" not in key:

@@ -49,7 +49,8 @@ class LocalKafka:
 
     `port`: of the broker; None: a free one, kept for every later start of this object.
     `config`: Kafka's own settings, over ours. `cluster_id`: of the cluster that this node is formatted for; None:
-    one of its own. `format_arguments`: further ones of `kafka-storage format`. `progress` hears what takes long (the first fetch).
+    one of its own. `format_arguments`: further ones of `kafka-storage format`. `progress` hears what takes long (the
+    first fetch).
     """
 
     def __init__(

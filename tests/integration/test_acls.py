@@ -93,7 +93,9 @@ def probes() -> Iterator[Probe]:
         yield Probe(Resource.TRANSACTIONAL_ID, name, Operation.WRITE, lambda one: InitProducerIdRequest(one, 10_000))
         yield Probe(Resource.TRANSACTIONAL_ID, name, Operation.DESCRIBE, lambda one: FindCoordinatorRequest(one, 1))
     yield Probe(Resource.CLUSTER, "cluster", Operation.IDEMPOTENT_WRITE, lambda _: InitProducerIdRequest(None, 10_000))
-    yield Probe(Resource.CLUSTER, "cluster", Operation.DESCRIBE, lambda _: DescribeAclsRequest(1, None, 1, None, None, 1, 1))
+    yield Probe(
+        Resource.CLUSTER, "cluster", Operation.DESCRIBE, lambda _: DescribeAclsRequest(1, None, 1, None, None, 1, 1)
+    )
     yield Probe(
         Resource.CLUSTER,
         "cluster",
@@ -156,7 +158,7 @@ async def coordinators(kafka: Kafka) -> None:
     try:
         async with asyncio.timeout(60):
             for kind in (0, 1):
-                while codes(await connection.send(FindCoordinatorRequest("any", kind))) & NOT_YET:
+                while codes(await connection.send(FindCoordinatorRequest("any", kind))) & NOT_YET:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
     finally:
         connection.close()
@@ -172,7 +174,9 @@ def answers(secured: SecuredKafka) -> dict[tuple[str, str], set[int]]:
         found = {}
         for who in WHO:
             kafka = (
-                Kafka(bootstrap_servers=secured.bootstrap_servers) if who == NOBODY else secured.by_password(who, PREFIX)
+                Kafka(bootstrap_servers=secured.bootstrap_servers)
+                if who == NOBODY
+                else secured.by_password(who, PREFIX)
             )
             found |= {(who, name): got for name, got in (await ask(kafka)).items()}
         return found

@@ -1,4 +1,4 @@
-"""The service on a Kafka that asks everybody who they are: each way in, each role, secrets that change, and refusals."""
+"""The service on a Kafka that asks everybody who they are: each way in, each role, changed secrets, refusals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ WORKERS = {Role.DETECTOR: Detector, Role.RECONSTRUCTOR: Reconstructor, Role.AGGR
 
 
 @pytest.fixture(scope="module")
-def furnished(secured: SecuredKafka) -> Iterator[str]:
+def furnished(secured: SecuredKafka) -> str:
     """A prefix whose roles have their ACLs, and whose topics are there."""
     prefix = f"s{uuid.uuid4().hex[:8]}-"
     run(secured.furnish(prefix))
-    yield prefix
+    return prefix
 
 
 def answer(path: str) -> Answer:
@@ -128,7 +128,9 @@ async def test_each_role_does_all_of_its_work_under_its_own_user(
                 assert (await asyncio.wait_for(waiting.wait_for("text", run="live.retry-1"), 240)).status == "failed"
 
             groups = await status.measure(of(Role.OBSERVER), over_s=0.1)
-            assert {row.group: row.members for row in groups} == dict.fromkeys(("detector", "reconstructor", "aggregator"), 1)
+            assert {row.group: row.members for row in groups} == dict.fromkeys(
+                ("detector", "reconstructor", "aggregator"), 1
+            )
             assert {chapter.what for chapter in await story(of(Role.OBSERVER), "room")} >= {"published", "completed"}
         report = await audit(of(Role.AUDITOR))
         assert report.holds, report.plain()
@@ -184,7 +186,7 @@ async def test_all_secrets_change_while_the_workers_run(
             with caplog.at_level(logging.ERROR, logger="aiokafka"):
                 await secured.stop()
                 await secured.start(timeout_s=300)
-                while "SaslAuthenticationFailed" not in caplog.text:  # the old password, again and again
+                while "SaslAuthenticationFailed" not in caplog.text:  # noqa: ASYNC110  # the old password, again
                     await asyncio.sleep(0.2)
             (secured.folder / "detector.password").write_text("password-of-detector-2\n")
             assert (await completed(of, f"{base}/photo", "after")).status == "complete"
@@ -192,7 +194,7 @@ async def test_all_secrets_change_while_the_workers_run(
 
 
 async def asked(kafka: Kafka, arguments: dict[str, Any], topic: str) -> int:
-    """What a new connection of a client that was made with these arguments is told of a topic: 0, or 29 for no right."""
+    """What a new connection of a client with these arguments is told of a topic: 0, or 29 for no right."""
     host, _, port = str(kafka.bootstrap_servers).partition(":")
     connection: AIOKafkaConnection = await create_conn(host, int(port), **arguments)
     try:
@@ -202,7 +204,9 @@ async def asked(kafka: Kafka, arguments: dict[str, Any], topic: str) -> int:
         connection.close()
 
 
-async def test_a_client_takes_new_files_at_its_next_connection(secured: SecuredKafka, furnished: str, tmp_path: Path) -> None:
+async def test_a_client_takes_new_files_at_its_next_connection(
+    secured: SecuredKafka, furnished: str, tmp_path: Path
+) -> None:
     """Seen by who it is: files of the publisher, then of the reader, in the hands of one and the same client."""
     topic = furnished + topics.COMPLETED
     certificate, key, tokens = tmp_path / "own.pem", tmp_path / "own.key", tmp_path / "token"
@@ -217,7 +221,7 @@ async def test_a_client_takes_new_files_at_its_next_connection(secured: SecuredK
 
     take(Role.PUBLISHER)
     by_certificate = secured.by_certificate(Role.PUBLISHER, certificate_file=certificate, key_file=key)
-    by_token = secured.by_token(Role.PUBLISHER, **{"oauth_token_file": tokens})
+    by_token = secured.by_token(Role.PUBLISHER, file=tokens)
     ways = [(kafka, security.client(kafka)) for kafka in (by_certificate, by_token)]
     assert [await asked(kafka, arguments, topic) for kafka, arguments in ways] == [29, 29]
     take(Role.READER)
@@ -242,7 +246,7 @@ async def test_a_password_changes_at_the_next_connection(secured: SecuredKafka) 
         return False
 
     async with asyncio.timeout(60):  # the broker hears of it by the metadata log
-        while not await is_refused():
+        while not await is_refused():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     (secured.folder / "letters.password").write_text("password-of-letters-2")
     assert await asked(kafka, arguments, "any") == 29

@@ -52,7 +52,18 @@ class Authority:
         extension = ["-addext", f"subjectAltName={','.join(hosts)}"] if hosts else []
         locked = ["-passout", f"pass:{password}"] if password else ["-nodes"]
         self._openssl(
-            *("req", "-new", *_KEY, *locked, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={common_name or name}"),
+            *(
+                "req",
+                "-new",
+                *_KEY,
+                *locked,
+                "-keyout",
+                f"{name}.key",
+                "-out",
+                f"{name}.csr",
+                "-subj",
+                f"/CN={common_name or name}",
+            ),
             *extension,
         )
         times = ["-startdate", validity[0], "-enddate", validity[1]] if validity else ["-days", "30"]
@@ -63,6 +74,14 @@ class Authority:
         made = Certificate(*(self._folder / f"{name}.{kind}" for kind in ("pem", "key", "both")))
         made.both.write_bytes(made.key.read_bytes() + made.certificate.read_bytes())
         return made
+
+    def keystore(self, certificate: Certificate, password: str) -> Path:
+        """The same as a PKCS 12 file, as Java programs want it."""
+        file = certificate.both.with_suffix(".p12")
+        self._openssl(
+            "pkcs12", "-export", "-in", str(certificate.both), "-out", str(file), "-passout", f"pass:{password}"
+        )
+        return file
 
     def _openssl(self, *arguments: str) -> None:
         done = subprocess.run(["openssl", *arguments], cwd=self._folder, capture_output=True, text=True, timeout=60)

@@ -94,16 +94,15 @@ class SecuredKafka(LocalKafka):
             **{"security_protocol": "SSL", "ca_file": self.authority.ca_file, **files, **over},
         )
 
-    def by_token(self, user: str, prefix: str = "", *, life_s: float = 3600, **over: Any) -> Kafka:
-        """Settings of a user with a token in a file."""
-        file = self._written(f"{user}.token", token(user, life_s))
+    def by_token(self, user: str, prefix: str = "", *, file: Path | None = None) -> Kafka:
+        """Settings of a user with a token in a file; None: one of the user's own."""
+        file = file or self._written(f"{user}.token", token(user))
         return _kafka(
             self.server("OAUTH"),
             prefix,
             security_protocol="SASL_PLAINTEXT",
             sasl_mechanism="OAUTHBEARER",
             oauth_token_file=file,
-            **over,
         )
 
     async def furnish(self, prefix: str) -> None:

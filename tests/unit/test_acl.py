@@ -50,9 +50,7 @@ def test_a_worker_reads_what_its_group_reads(role: Role, group: str) -> None:
 def test_only_one_group_writes_outcomes_and_state() -> None:
     for topic in (topics.COMPLETED, topics.CHANGELOG, topics.RECONSTRUCTIONS):
         writers = {
-            role
-            for role in Role
-            if any(one.allows(Resource.TOPIC, topic, Operation.WRITE) for one in acl.grants(role))
+            role for role in Role if any(one.allows(Resource.TOPIC, topic, Operation.WRITE) for one in acl.grants(role))
         }
         assert len(writers) == 1, topic
 

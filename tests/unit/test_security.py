@@ -61,7 +61,12 @@ CANARY = "canary-5f1e"
             "not both",
         ),
         (
-            {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER", "username": "u", "oauth_token_file": "t"},
+            {
+                "security_protocol": "SASL_SSL",
+                "sasl_mechanism": "OAUTHBEARER",
+                "username": "u",
+                "oauth_token_file": "t",
+            },
             "username has no meaning with OAUTHBEARER",
         ),
         ({"ca_file": "ca.pem"}, "ca_file has no meaning with security_protocol PLAINTEXT"),
@@ -273,9 +278,9 @@ def test_certificates_that_do_not_fit_are_one_line_that_names_the_file(
 def test_an_s3_authority_that_is_none_is_said(tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_text(CANARY)
-    with pytest.raises(UserError, match="store.ca_file"):
+    with pytest.raises(UserError, match=r"store\.ca_file"):
         open_store(Settings(store=Store(url="s3://bucket", ca_file=junk)))
-    with pytest.raises(UserError, match="store.secret_key_file"):
+    with pytest.raises(UserError, match=r"store\.secret_key_file"):
         open_store(Settings(store=Store(url="s3://bucket", secret_key_file=tmp_path / "none")))
 
 
@@ -320,3 +325,20 @@ def test_aiokafkas_own_lines_stay_above_debug() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) >= logging.WARNING
+
+
+def test_every_client_of_the_service_is_made_with_the_way_in() -> None:
+    """One that is made without it works on PLAINTEXT, where nearly all tests are, and nowhere else."""
+    import ast
+
+    package = Path(security.__file__).parent
+    made = 0
+    for module in package.rglob("*.py"):
+        if module.parent.name == "local_kafka":  # the private broker asks nobody who they are
+            continue
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name in ("AIOKafkaConsumer", "AIOKafkaProducer", "AIOKafkaAdminClient", "AIOKafkaClient", "create_conn"):
+                made += 1
+                assert any(one.arg is None for one in node.keywords), f"{module}:{node.lineno}"
+    assert made >= 12
