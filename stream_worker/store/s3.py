@@ -200,4 +200,7 @@ def _cause(error: BaseException) -> str:
     """The plain word at the bottom of urllib3's nested errors."""
     while isinstance(reason := getattr(error, "reason", None), BaseException):
         error = reason
+    inner = error.args[0] if error.args else None
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted, {inner.verify_message} (store.ca_file)"
     return str(error).rpartition(": ")[2] or type(error).__name__

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import shutil
 import uuid
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -231,6 +235,39 @@ async def test_a_client_takes_new_files_at_its_next_connection(
     tokens.write_text("")
     with pytest.raises(KafkaError, match="is empty"):
         await asked(*ways[1], topic)
+
+
+async def test_tokens_come_from_an_identity_provider(secured: SecuredKafka, furnished: str, tmp_path: Path) -> None:
+    """Client credentials: Kafka takes the token that the endpoint gives for them."""
+    file = tmp_path / "client-secret"
+    file.write_text("secret-1")
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            known = self.headers["authorization"] == f"Basic {b64encode(b'shop:secret-1').decode()}"
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps({"access_token": token("reader"), "expires_in": 60}).encode() if known else b"")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        kafka = Kafka(
+            bootstrap_servers=secured.server("OAUTH"),
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="OAUTHBEARER",
+            oauth_token_endpoint=f"http://127.0.0.1:{server.server_port}/token",
+            oauth_client_id="shop",
+            oauth_client_secret_file=file,
+        )
+        assert await asked(kafka, security.client(kafka), furnished + topics.COMPLETED) == 0
+        file.write_text("secret-2")
+        refused = kafka.model_copy(update={"oauth_scope": "another"})  # a provider of its own, without a token yet
+        with pytest.raises(UserError, match=r"oauth_token_endpoint 127\.0\.0\.1 gives no token \(HTTP 401\)"):
+            await topics.counts(refused)
+        server.shutdown()
 
 
 async def test_a_password_changes_at_the_next_connection(secured: SecuredKafka) -> None:
