@@ -66,7 +66,7 @@ class Role(StrEnum):
 
 WHO = {
     Role.ADMIN: "`stream-worker topics create`, `topics check`",
-    Role.PUBLISHER: "apps that publish photos; `publish`",
+    Role.PUBLISHER: "apps that publish photos; `publish` (`--when-idle` looks at the groups too: `replayer`)",
     Role.DETECTOR: "the detector group: `detect`",
     Role.RECONSTRUCTOR: "the reconstructor group: `reconstruct`",
     Role.AGGREGATOR: "the aggregator group: `aggregate`",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import ssl
 import uuid
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -235,6 +236,17 @@ async def test_a_client_takes_new_files_at_its_next_connection(
     tokens.write_text("")
     with pytest.raises(KafkaError, match="is empty"):
         await asked(*ways[1], topic)
+
+
+async def test_a_new_authority_is_believed_at_the_next_connection(secured: SecuredKafka, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    shutil.copy(secured.other_authority.ca_file, file)
+    kafka = secured.by_certificate(Role.READER, ca_file=file)
+    arguments = security.client(kafka)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asked(kafka, arguments, "any")
+    file.write_bytes(file.read_bytes() + secured.authority.ca_file.read_bytes())
+    assert await asked(kafka, arguments, "any") == 29
 
 
 async def test_tokens_come_from_an_identity_provider(secured: SecuredKafka, furnished: str, tmp_path: Path) -> None:
