@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from stream_worker.closing import close_within
 from stream_worker.errors import Exit, UserError
-from stream_worker.refusals import why
 from stream_worker.security import client
+from stream_worker.security.refusals import why
 from stream_worker.settings import Kafka
 from stream_worker.topics import HEADROOM_BYTES
 

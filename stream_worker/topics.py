@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorization
 from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within
 from stream_worker.errors import Exit, UserError
-from stream_worker.refusals import why
+from stream_worker.security.refusals import why
 from stream_worker.settings import Kafka
 
 IMAGES = "images"

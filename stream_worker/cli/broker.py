@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from stream_worker.acl import Role
 from stream_worker.cli import console
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import connected, kafka_folder
+from stream_worker.security.acl import Role
 
 kafka_app = typer.Typer(help="The private Kafka of this machine.", no_args_is_help=True)
 app = typer.Typer()
@@ -90,7 +90,7 @@ def acls(
     table: Annotated[bool, typer.Option("--table", help="All roles, as a Markdown table.")] = False,
 ) -> None:
     """Show or give the ACLs of each role: the least that its work needs (ops/security.md)."""
-    from stream_worker import acl, authorizing
+    from stream_worker.security import acl, authorizing
 
     if table:
         sys.stdout.write(acl.markdown())

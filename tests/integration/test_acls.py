@@ -31,9 +31,10 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from stream_worker import authorizing, security
-from stream_worker.acl import EVERY, Operation, Resource, Role, grants
+from stream_worker import security
 from stream_worker.errors import Exit, UserError
+from stream_worker.security import authorizing
+from stream_worker.security.acl import EVERY, Operation, Resource, Role, grants
 from stream_worker.settings import Kafka
 from tests.conftest import run
 from tests.servers.secured_kafka import APP_GROUP, ROOT, SecuredKafka

@@ -12,9 +12,9 @@ from threading import Thread
 
 import pytest
 
-from stream_worker.acl import Role
 from stream_worker.errors import Exit
 from stream_worker.local_kafka.ports import free_port
+from stream_worker.security.acl import Role
 from tests.command import COMMAND, environ, stream_worker
 from tests.conftest import run
 from tests.servers.s3 import S3Server

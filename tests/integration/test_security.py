@@ -21,8 +21,7 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from stream_worker import refusals, security, status, topics
-from stream_worker.acl import Role
+from stream_worker import security, status, topics
 from stream_worker.aggregator.service import Aggregator
 from stream_worker.audit.run import audit
 from stream_worker.dead_letters import PREFIX as LETTER
@@ -36,6 +35,8 @@ from stream_worker.records import Output
 from stream_worker.replay.selection import Selection, Source
 from stream_worker.replay.send import replay
 from stream_worker.results import Results, Waiting
+from stream_worker.security import refusals
+from stream_worker.security.acl import Role
 from stream_worker.settings import Kafka, Settings
 from stream_worker.stage import Stage
 from stream_worker.story import story

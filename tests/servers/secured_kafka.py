@@ -20,10 +20,11 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.struct import Schema
 from aiokafka.protocol.types import CompactArray, CompactBytes, CompactString, Int8, Int16, Int32, TaggedFields
 
-from stream_worker import authorizing, security, topics
-from stream_worker.acl import Role
+from stream_worker import security, topics
 from stream_worker.local_kafka import LocalKafka
 from stream_worker.local_kafka.ports import HOST, free_port
+from stream_worker.security import authorizing
+from stream_worker.security.acl import Role
 from stream_worker.settings import Kafka
 from tests.servers.certificates import EXPIRED, Authority, Certificate
 

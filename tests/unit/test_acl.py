@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stream_worker import acl, topics
-from stream_worker.acl import Grant, Operation, Pattern, Resource, Role
+from stream_worker import topics
 from stream_worker.detector import Detector
 from stream_worker.reconstructor import Reconstructor
+from stream_worker.security import acl
+from stream_worker.security.acl import Grant, Operation, Pattern, Resource, Role
 from stream_worker.status import GROUPS
 
 PAGE = (Path(__file__).parents[2] / "ops" / "security.md").read_text(encoding="utf-8")

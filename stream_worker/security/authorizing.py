@@ -6,8 +6,8 @@ from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, Securit
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from stream_worker import topics
-from stream_worker.acl import Role, grants
 from stream_worker.errors import Exit, UserError
+from stream_worker.security.acl import Role, grants
 from stream_worker.settings import Kafka
 
 ALLOW = 3
