@@ -34,7 +34,7 @@ from stream_worker.models.results import FoundObject
 from stream_worker.records import Output, Received, Stateless
 from stream_worker.settings import Detector as DetectorSettings
 from stream_worker.settings import Settings
-from stream_worker.store import Store, open_store
+from stream_worker.store import Store, open_photos, open_store
 
 NAME = "detector"
 RECONSTRUCTOR = "reconstructor"
@@ -81,6 +81,7 @@ class Detector(Stateless):
             await stack.enter_async_context(self._host)
             await stack.enter_async_context(self._model)
             self._decoder = await stack.enter_async_context(Decoder(images))
+            photos = await stack.enter_async_context(open_photos(self._settings)) if images.s3_buckets else None
             self._fetcher = await stack.enter_async_context(
                 Fetcher(
                     FetchLimits(
@@ -90,6 +91,7 @@ class Detector(Stateless):
                         connections_per_host=max(LEAST_WINDOW, self.window // 2),
                     ),
                     AddressPolicy.parse(images.allow_networks, ports=images.ports),
+                    read_s3=photos.read if photos else None,
                     s3_allow=images.s3_buckets,
                 )
             )

@@ -198,7 +198,9 @@ class Images(Section):
 
     allow_networks: list[str] = Field([], description="private networks to fetch from all the same: CIDR or CIDR:port")
     ports: list[int] = Field([80, 443], description="ports that a URL may name")
-    s3_buckets: list[str] = Field([], description="bucket or bucket/prefix that s3:// URLs may name")
+    s3_buckets: list[str] = Field(
+        [], description="bucket or bucket/prefix that s3:// URLs may name, on the store's S3 server"
+    )
     timeout_s: float = Field(20.0, gt=0, le=600, description="fetching one photo, redirects included")
     max_bytes: int = Field(25 * 2**20, ge=1, description="largest photo file")
     max_pixels: int = Field(40_000_000, ge=1, description="largest photo, width x height")

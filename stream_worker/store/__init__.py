@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from stream_worker.errors import UserError
@@ -12,7 +13,10 @@ from stream_worker.settings import Store as StoreSettings
 from stream_worker.store.blobs import BlobStat, Store
 from stream_worker.store.directory import DirectoryStore
 
-__all__ = ["BlobStat", "DirectoryStore", "Store", "open_store"]
+if TYPE_CHECKING:
+    from stream_worker.store.photos import S3Photos
+
+__all__ = ["BlobStat", "DirectoryStore", "Store", "open_photos", "open_store"]
 
 
 def open_store(settings: Settings) -> Store:
@@ -44,6 +48,30 @@ def open_store(settings: Settings) -> Store:
     if store.url and "://" not in store.url:
         return DirectoryStore(Path(store.url).expanduser(), timeout_s=store.timeout_s)
     raise UserError(f"store.url {store.url!r} is no store: /folder, file:///folder or s3://bucket/prefix")
+
+
+def open_photos(settings: Settings) -> S3Photos:
+    """The buckets of the store's S3 server (`store.endpoint`, else AWS), also where the store itself is a folder.
+
+    Raises UserError for an address that can't be one.
+    """
+    from stream_worker.store.photos import S3Photos
+    from stream_worker.store.s3 import AWS, Server
+
+    store = settings.store
+    endpoint = store.endpoint or AWS
+    return S3Photos(
+        Server(
+            f"S3 server {endpoint}",
+            endpoint=endpoint,
+            access_key=store.access_key,
+            secret_key=_secret_key(store),
+            region=store.region,
+            secure=store.secure,
+            ca_file=store.ca_file,
+            timeout_s=store.timeout_s,
+        )
+    )
 
 
 def _secret_key(store: StoreSettings) -> str | None:

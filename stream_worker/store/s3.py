@@ -7,7 +7,7 @@ import hashlib
 import ssl
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -27,18 +27,96 @@ from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.security import authorities
 from stream_worker.store.blobs import KEY, BlobStat, Store
 
-_ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
+AWS = "s3.amazonaws.com"
+ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
 _PUT_AT_ONCE = 5 * 2**30  # S3's largest single PUT, bytes
 
 
-class S3Store(Store):
-    """Blobs of one bucket, under a prefix.
+class Server:
+    """An S3 server, and what lets us in. Its calls block.
 
     Without `access_key`, credentials are looked for where AWS's tools do: AWS_* variables, ~/.aws, the machine's
     role. `ca_file`: the authorities that may sign the server's certificate; None: the machine's and the usual ones.
+    `where` names it in errors.
 
-    Raises UserError for an address that can't be one, or a file without certificates; nothing is sent before `check`.
+    Raises UserError for an address that can't be one, or a file without certificates.
     """
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        endpoint: str,
+        access_key: str | None,
+        secret_key: str | None,
+        region: str | None,
+        secure: bool,
+        ca_file: Path | None,
+        timeout_s: float,
+    ) -> None:
+        self.where = where
+        self._timeout_s = timeout_s
+        self._pool = _pool(timeout_s, ca_file)
+        roles = [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=self._pool)]
+        try:
+            self.client = Minio(
+                endpoint,
+                access_key=access_key,
+                secret_key=secret_key,
+                region=region,
+                secure=secure,
+                http_client=self._pool,
+                credentials=None if access_key else ChainedProvider(roles),
+            )
+        except ValueError as error:
+            raise UserError(f"{where}: {error}", Exit.STORE) from None
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._pool.clear()
+
+    def read(self, bucket: str, name: str, most: int, absent: Collection[str] = ABSENT) -> bytes | None:
+        """An object's bytes, `most` + 1 of them where there are more; None where the server's answer is one of
+        `absent`. Raises OutageError.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        with self.outages():
+            try:
+                response = self.client.get_object(bucket, name)
+            except S3Error as error:
+                if error.code in absent:
+                    return None
+                raise
+            try:
+                data = bytearray()
+                # What is there, however little: `stream` would wait for whole chunks, and a server that sends a byte
+                # now and then would hold this thread for days. The socket's own limit starts again with every byte.
+                while len(data) <= most and (chunk := response.read1(1 << 18)):
+                    data += chunk
+                    if time.monotonic() > deadline:
+                        raise OutageError(f"{self.where}: {name} took longer than {self._timeout_s:.0f} s", Ours.STORE)
+                return bytes(data[: most + 1])
+            finally:
+                response.close()
+                response.release_conn()
+
+    @contextlib.contextmanager
+    def outages(self) -> Iterator[None]:
+        """All that the server and the network say against us is an outage: no record is to blame."""
+        try:
+            yield
+        except S3Error as error:
+            raise OutageError(f"{self.where}: {error.code}: {error.message}", Ours.STORE) from None
+        except (ServerError, InvalidResponseError, ET.ParseError) as error:  # the last: an answer cut or garbled
+            raise OutageError(f"{self.where} fails: {str(error).splitlines()[0]}", Ours.STORE) from None
+        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise OutageError(f"{self.where} can't be reached: {_cause(error)}", Ours.STORE) from error
+        except ValueError as error:  # minio's word for a bad bucket name, and for credentials it can't find
+            raise OutageError(f"{self.where}: {error}", Ours.STORE) from error
+
+
+class S3Store(Store):
+    """Blobs of one bucket, under a prefix. Raises as `Server`; nothing is sent before `check`."""
 
     def __init__(
         self,
@@ -54,32 +132,29 @@ class S3Store(Store):
         create_bucket: bool = False,
         timeout_s: float = 20.0,
     ) -> None:
-        endpoint = endpoint or "s3.amazonaws.com"
+        endpoint = endpoint or AWS
         super().__init__(f"S3 store {endpoint}/{bucket}", timeout_s)
         if prefix and (len(prefix) > 100 or not KEY.fullmatch(prefix)):
             raise UserError(f"store.url: {prefix!r} can't stand before keys (letters, digits, . _ - and /)")
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._create_bucket = create_bucket
-        self._pool = _pool(timeout_s, ca_file)
-        roles = [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=self._pool)]
-        try:
-            self._client = Minio(
-                endpoint,
-                access_key=access_key,
-                secret_key=secret_key,
-                region=region,
-                secure=secure,
-                http_client=self._pool,
-                credentials=None if access_key else ChainedProvider(roles),
-            )
-        except ValueError as error:
-            raise UserError(f"{self.where}: {error}", Exit.STORE) from None
+        self._server = Server(
+            self.where,
+            endpoint=endpoint,
+            access_key=access_key,
+            secret_key=secret_key,
+            region=region,
+            secure=secure,
+            ca_file=ca_file,
+            timeout_s=timeout_s,
+        )
+        self._client, self._outages = self._server.client, self._server.outages
 
     async def close(self) -> None:
         """Give back threads and connections. A call that is stuck is not waited for."""
         await super().close()
-        self._pool.clear()
+        self._server.close()
 
     @property
     def _patience_s(self) -> float:
@@ -111,26 +186,7 @@ class S3Store(Store):
             )
 
     def _get(self, key: str, size: int) -> bytes | None:
-        deadline = time.monotonic() + self._timeout_s
-        with self._outages():
-            try:
-                response = self._client.get_object(self.bucket, self._prefix + key)
-            except S3Error as error:
-                if error.code in _ABSENT:
-                    return None
-                raise
-            try:
-                data = bytearray()
-                # What is there, however little: `stream` would wait for whole chunks, and a server that sends a byte
-                # now and then would hold this thread for days. The socket's own limit starts again with every byte.
-                while len(data) <= size and (chunk := response.read1(1 << 18)):
-                    data += chunk
-                    if time.monotonic() > deadline:
-                        raise OutageError(f"{self.where}: {key} took longer than {self._timeout_s:.0f} s", Ours.STORE)
-                return bytes(data[: size + 1])
-            finally:
-                response.close()
-                response.release_conn()
+        return self._server.read(self.bucket, self._prefix + key, size)
 
     def _size(self, key: str) -> int | None:
         with self._outages():
@@ -156,23 +212,9 @@ class S3Store(Store):
         try:
             return self._client.stat_object(self.bucket, name)
         except S3Error as error:
-            if error.code in _ABSENT:
+            if error.code in ABSENT:
                 return None
             raise
-
-    @contextlib.contextmanager
-    def _outages(self) -> Iterator[None]:
-        """All that the server and the network say against us is an outage: no record is to blame."""
-        try:
-            yield
-        except S3Error as error:
-            raise OutageError(f"{self.where}: {error.code}: {error.message}", Ours.STORE) from None
-        except (ServerError, InvalidResponseError, ET.ParseError) as error:  # the last: an answer cut or garbled
-            raise OutageError(f"{self.where} fails: {str(error).splitlines()[0]}", Ours.STORE) from None
-        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise OutageError(f"{self.where} can't be reached: {_cause(error)}", Ours.STORE) from error
-        except ValueError as error:  # minio's word for a bad bucket name, and for credentials it can't find
-            raise OutageError(f"{self.where}: {error}", Ours.STORE) from error
 
 
 def _pool(timeout_s: float, ca_file: Path | None) -> urllib3.PoolManager:
