@@ -6,7 +6,7 @@ IMAGES ?=
 SEED ?=
 BENCHES ?= makespan fleet busy latency paths growth replay_latency
 
-.PHONY: help setup demo test schemas metrics docs faults guards bench bench-detector lint format lock clean
+.PHONY: help setup demo test schemas metrics docs faults guards bench bench-detector sbom audit-dependencies lint format lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,20 @@ bench-detector: setup ## images a second of the detector, beside its bare networ
 guards: setup ## take out each guard of the guarantees, and see its tests fail: half an hour
 	$(BIN)/python -m tests.guards.run $(GUARD)
 
+AUDIT := build/audit
+SBOM := build/sbom.cdx.json
+
+$(AUDIT)/.ready: ops/audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r ops/audit.lock
+	@touch $@
+
+sbom: $(AUDIT)/.ready ## every pinned dependency with its hashes, as CycloneDX: build/sbom.cdx.json
+	$(AUDIT)/bin/cyclonedx-py requirements --output-reproducible --of JSON -o $(SBOM) requirements.lock
+
+audit-dependencies: $(AUDIT)/.ready ## known vulnerabilities of the pins (asks a service over the network)
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --require-hashes -r requirements.lock
+
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,6 +84,8 @@ lock: setup ## pin every dependency again, with hashes and without an index's na
 	$(BIN)/uv pip compile -q tests/benchmarks/quix.in --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --upgrade -o tests/benchmarks/quix.lock
 	echo uv | $(BIN)/uv pip compile -q - --generate-hashes --no-header --no-annotate --upgrade -o ops/bootstrap.lock
+	printf 'cyclonedx-bom\npip-audit\n' | $(BIN)/uv pip compile -q - --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --upgrade -o ops/audit.lock
 
 clean: ## remove what make created here
 	rm -rf $(VENV) demo-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

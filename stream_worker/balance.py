@@ -29,7 +29,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_worker import telemetry, topics
-from stream_worker.bootstrap import answering
+from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, UserError
 from stream_worker.lag import committed, count, objects, owners
@@ -237,12 +237,12 @@ class Balancer:
         self._sources = [TopicPartition(self._topic, partition) for partition in range(counts[OBJECTS])]
         self._photos = counts.get(IMAGES, 1)
         self._outstanding = Outstanding(len(self._sources))
-        servers = await answering(self._kafka.bootstrap_servers, self._kafka.request_timeout_ms)
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=servers)
+        way_in = await entry(self._kafka)
+        self._consumer = AIOKafkaConsumer(**way_in)
         await self._consumer.start()
-        self._counter = AIOKafkaConsumer(bootstrap_servers=servers, fetch_max_wait_ms=FETCH_MS)
+        self._counter = AIOKafkaConsumer(**way_in, fetch_max_wait_ms=FETCH_MS)
         await self._counter.start()
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+        self._admin = AIOKafkaAdminClient(**way_in)
         await self._admin.start()
         self._task = asyncio.create_task(self._refresh())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_kafka import LocalKafka, status
-from stream_worker.settings import Settings
+from stream_worker.settings import Settings, servers
 
 
 def kafka_folder(settings: Settings) -> Path:
@@ -17,7 +17,11 @@ def kafka_folder(settings: Settings) -> Path:
 
 
 def with_broker(settings: Settings, bootstrap_servers: str) -> Settings:
-    """The same settings, with this broker."""
+    """The same settings, with this broker. Raises UserError where that is none."""
+    try:
+        servers(bootstrap_servers)
+    except ValueError as error:
+        raise UserError(f"--broker: {error}") from None
     kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
     return settings.model_copy(update={"kafka": kafka})
 
@@ -29,6 +33,7 @@ def connected(settings: Settings) -> Settings:
     """
     if settings.kafka.bootstrap_servers is not None:
         return settings
+    _open(settings)
     running = status(kafka_folder(settings))
     if running is None:
         raise UserError(
@@ -39,12 +44,19 @@ def connected(settings: Settings) -> Settings:
     return with_broker(settings, running.bootstrap_servers)
 
 
+def _open(settings: Settings) -> None:
+    """The private broker asks nobody who they are: settings that say otherwise are meant for another one."""
+    if settings.kafka.security_protocol != "PLAINTEXT":
+        raise UserError("kafka.security_protocol is set, but no broker is named: kafka.bootstrap_servers", Exit.USAGE)
+
+
 @asynccontextmanager
 async def started(settings: Settings, progress: Callable[[str], None]) -> AsyncIterator[Settings]:
     """The settings with a broker in them; a private one is started where there is none, and stopped at the end."""
     if settings.kafka.bootstrap_servers is not None or status(kafka_folder(settings)) is not None:
         yield connected(settings)
         return
+    _open(settings)
     broker = LocalKafka(kafka_folder(settings), settings.local.port, progress=progress)
     progress("starting a private Kafka")
     await broker.start()

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from stream_worker import telemetry, topics
 from stream_worker.closing import close_within
 from stream_worker.lag import committed, count, members, objects
+from stream_worker.security import client
 from stream_worker.settings import Kafka
 
 LOOK_S = 0.1
@@ -62,9 +63,9 @@ class Pace:
         async with AsyncExitStack() as stack:
             self._partitions = await topics.counts(self._kafka)
             self._admin = await stack.enter_async_context(topics.admin(self._kafka))
-            servers = self._kafka.bootstrap_servers
             self._consumer = AIOKafkaConsumer(
-                bootstrap_servers=servers,
+                bootstrap_servers=self._kafka.bootstrap_servers,
+                **client(self._kafka),
                 isolation_level="read_committed",
                 fetch_max_wait_ms=FETCH_MS,  # no answer comes behind a fetch that waits for records
             )

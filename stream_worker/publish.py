@@ -24,7 +24,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from stream_worker import topics
-from stream_worker.bootstrap import answering
+from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within
 from stream_worker.contract import encode
 from stream_worker.errors import Exit, RecordFault, UserError
@@ -87,7 +87,7 @@ class Publisher:
         """Connect. Raises UserError where there is no broker, or no topic `images`."""
         await topics.require(self._kafka, topics.IMAGES)
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=await answering(self._kafka.bootstrap_servers, self._kafka.request_timeout_ms),
+            **await entry(self._kafka),
             enable_idempotence=True,
             request_timeout_ms=self._kafka.request_timeout_ms,
             max_request_size=self._kafka.max_event_bytes,

@@ -15,6 +15,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from stream_worker.closing import close_within
 from stream_worker.errors import Exit, UserError
+from stream_worker.security import client
+from stream_worker.security.refusals import why
 from stream_worker.settings import Kafka
 from stream_worker.topics import HEADROOM_BYTES
 
@@ -82,6 +84,7 @@ class TopicReader:
         self._passed = passed
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=kafka.bootstrap_servers,
+            **client(kafka),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -97,7 +100,9 @@ class TopicReader:
                 await self._consumer.start()
         except (KafkaError, TimeoutError, OSError) as error:
             await close_within(STOP_S, self._consumer.stop())
-            raise self._away(error) from None
+            raise (
+                UserError(reason, Exit.BROKER) if (reason := await why(self._kafka)) else self._away(error)
+            ) from None
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -26,7 +26,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from stream_worker import telemetry, topics
-from stream_worker.bootstrap import answering
+from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within, end
 from stream_worker.contract import decode
 from stream_worker.errors import Exit, RecordFault, UserError
@@ -73,7 +73,7 @@ class Results:
         kafka, count = self._kafka, (await topics.counts(self._kafka))[topics.COMPLETED]
         topic = kafka.prefix + topics.COMPLETED
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=await answering(kafka.bootstrap_servers, kafka.request_timeout_ms),
+            **await entry(kafka),
             group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="none" if self._group is None else "earliest",

@@ -10,9 +10,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -34,8 +35,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
 
+def servers(value: str) -> str:
+    """A list of brokers as it came. Raises ValueError, which says nothing of it, where it is a URL or has credentials:
+    it is shown in errors and by `stream-worker config`."""
+    if "@" in value or "://" in value:
+        raise ValueError(
+            "brokers are host:port,host:port: no URLs, no credentials (kafka.username, kafka.password_file)"
+        )
+    return value
+
+
 class Kafka(Section):
-    """Where the events are, and how patient we are with it."""
+    """Where the events are, how we get in (ops/security.md), and how patient we are with it."""
 
     bootstrap_servers: str | None = Field(None, description="host:port,... of the broker; unset: a private local one")
     prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="stands before every topic and group name")
@@ -49,6 +60,104 @@ class Kafka(Section):
     request_timeout_ms: int = Field(20_000, ge=1_000, le=300_000, description="a broker's answer, at most")
     transaction_timeout_ms: int = Field(60_000, ge=5_000, le=900_000, description="an open transaction, at most")
     max_event_bytes: int = Field(1_000_000, ge=10_000, description="largest event we write (topic: max.message.bytes)")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT",
+        description="of the broker's listener: SSL is TLS, SASL a user's name; in production SASL_SSL or SSL",
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="with SASL: how we say who we are"
+    )
+    username: str | None = Field(None, min_length=1, description="with PLAIN and SCRAM")
+    password_file: Path | None = Field(None, description="file of its password; with SCRAM read for every connection")
+    password: SecretStr | None = Field(
+        None, description="... itself, for a variable; in a file it changes without a restart"
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="with TLS: PEM file of the authorities that may sign brokers' certificates; unset: the machine's",
+    )
+    certificate_file: Path | None = Field(None, description="with TLS: our certificate (mTLS), PEM, with its chain")
+    key_file: Path | None = Field(None, description="its private key, PEM; unset: in certificate_file")
+    key_password_file: Path | None = Field(None, description="file of the key's password")
+    oauth_token_file: Path | None = Field(
+        None, description="with OAUTHBEARER: file of the token, which somebody renews; read for every connection"
+    )
+    oauth_token_endpoint: str | None = Field(
+        None, description="... or where to get one (client credentials): an https URL"
+    )
+    oauth_client_id: str | None = Field(None, min_length=1, description="... as whom")
+    oauth_client_secret_file: Path | None = Field(None, description="... file of its secret; read for every token")
+    oauth_scope: str | None = Field(None, description="... scope of the token")
+    oauth_ca_file: Path | None = Field(None, description="... authorities of the endpoint; unset: the machine's")
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _plain_servers(cls, value: str | None) -> str | None:
+        return None if value is None else servers(value)
+
+    @field_validator("oauth_token_endpoint")
+    @classmethod
+    def _safe_endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if "@" in parts.netloc or not parts.hostname:
+            raise ValueError("want https://host/path, without credentials")
+        if parts.scheme != "https" and not (
+            parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+        ):
+            raise ValueError("a client's secret goes by https only (http: to this machine itself)")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        """Settings that contradict each other: one of them is a mistake, and it must not be found out by silence."""
+        if contradiction := _contradiction(self):
+            raise ValueError(contradiction)
+        return self
+
+
+_PASSWORD = ("username", "password_file", "password")
+_TOKEN = ("oauth_token_file",)
+_CLIENT = ("oauth_token_endpoint", "oauth_client_id", "oauth_client_secret_file")
+_CLIENT_MAY = ("oauth_scope", "oauth_ca_file")
+_TLS = ("ca_file", "certificate_file", "key_file", "key_password_file")
+
+
+def _contradiction(kafka: Kafka) -> str | None:
+    """What can't be meant in the ways to get in; None where all is well."""
+
+    def named(*names: str) -> list[str]:
+        return [name for name in names if getattr(kafka, name) is not None]
+
+    protocol, mechanism = kafka.security_protocol, kafka.sasl_mechanism
+    by_sasl = named("sasl_mechanism", *_PASSWORD, *_TOKEN, *_CLIENT, *_CLIENT_MAY)
+    if not protocol.startswith("SASL_"):
+        if by_sasl:
+            return f"{by_sasl[0]} has no meaning with security_protocol {protocol}: want SASL_SSL, or leave it out"
+    elif mechanism is None:
+        return f"security_protocol {protocol} needs sasl_mechanism"
+    elif mechanism == "OAUTHBEARER":
+        if wrong := named(*_PASSWORD):
+            return f"{wrong[0]} has no meaning with OAUTHBEARER"
+        given = named(*_CLIENT)
+        if named(*_TOKEN) and (given or named(*_CLIENT_MAY)):
+            return "name oauth_token_file or oauth_token_endpoint, not both"
+        if not named(*_TOKEN) and len(given) < len(_CLIENT):
+            return "OAUTHBEARER needs oauth_token_file, or all of " + ", ".join(_CLIENT)
+    else:
+        if wrong := named(*_TOKEN, *_CLIENT, *_CLIENT_MAY):
+            return f"{wrong[0]} has no meaning with {mechanism}"
+        if kafka.username is None:
+            return f"{mechanism} needs username"
+        if len(named("password", "password_file")) != 1:
+            return f"{mechanism} needs password_file or password, one of them"
+    if by_tls := named(*_TLS):
+        if not protocol.endswith("SSL"):
+            return f"{by_tls[0]} has no meaning with security_protocol {protocol}: want SSL or SASL_SSL"
+        if kafka.certificate_file is None and (lonely := named("key_file", "key_password_file")):
+            return f"{lonely[0]} needs certificate_file"
+    return None
 
 
 class Store(Section):
@@ -58,10 +167,30 @@ class Store(Section):
     endpoint: str | None = Field(None, description="host:port of the S3 server")
     access_key: str | None = Field(None, description="unset: where the tools of AWS look for it")
     secret_key: SecretStr | None = Field(None, description="... likewise")
+    secret_key_file: Path | None = Field(None, description="... file of it, read when the store is opened")
     region: str | None = Field(None, description="of the bucket")
     secure: bool = Field(True, description="https to the S3 server")
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities that may sign its certificate; unset: the machine's and the usual",
+    )
     create_bucket: bool = Field(False, description="create the bucket where it is missing")
     timeout_s: float = Field(20.0, gt=0, description="one request to the S3 server, at most")
+
+    @field_validator("url", "endpoint")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        if value is not None and "@" in (urlsplit(value).netloc if "://" in value else value.partition("/")[0]):
+            raise ValueError("no credentials here, it is shown: store.access_key and store.secret_key_file")
+        return value
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if self.secret_key is not None and self.secret_key_file is not None:
+            raise ValueError("name secret_key_file or secret_key, not both")
+        if self.ca_file is not None and not self.secure:
+            raise ValueError("ca_file has no meaning without https (secure)")
+        return self
 
 
 class Images(Section):
@@ -297,9 +426,8 @@ def load(file: Path | None = None, **sections: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise UserError(
-            f"setting {name}: {first['msg']} (from {chosen or 'the environment'} or its defaults)"
-        ) from None
+        said = first["msg"].removeprefix("Value error, ")  # pydantic's, before what a validator of ours says
+        raise UserError(f"setting {name}: {said} (from {chosen or 'the environment'} or its defaults)") from None
     except ValueError as error:
         raise UserError(f"settings can't be read: {str(error).splitlines()[0]}") from None
 
@@ -316,7 +444,8 @@ def _refuse_unknown_variables() -> None:
             raise UserError(f"variable {name} is no setting: see `stream-worker config` for their names")
 
 
-_WORD = re.compile(r"(key|secret|password|token)", re.IGNORECASE)
+_WORD = re.compile(r"(key|secret|password|token)(?!.*_(file|endpoint)$)", re.IGNORECASE)
+"""In the name of a setting: its value is a secret. Where a secret's file lies, or who hands tokens out, is none."""
 
 
 def shown(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -342,6 +471,8 @@ def markdown() -> str:
 def environment(settings: Settings) -> dict[str, str]:
     """The variables that give a child process exactly these settings, secrets included."""
     plain = settings.model_dump(mode="json")
-    if settings.store.secret_key is not None:
-        plain["store"]["secret_key"] = settings.store.secret_key.get_secret_value()
+    for section, fields in settings:
+        for name, value in fields:
+            if isinstance(value, SecretStr):
+                plain[section][name] = value.get_secret_value()
     return {ENV_PREFIX + name.upper(): json.dumps(fields) for name, fields in plain.items()}

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OffsetOutOfRangeEr
 
 from stream_worker import metrics, telemetry, topics
 from stream_worker.attempts import Attempts
-from stream_worker.bootstrap import answering
+from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within, end
 from stream_worker.errors import Exit, FatalError, UserError
 from stream_worker.eviction import Evictions
@@ -128,7 +128,7 @@ class Stage(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
     async def _join(self) -> None:
         kafka = self._settings.kafka
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=await answering(kafka.bootstrap_servers, kafka.request_timeout_ms),
+            **await entry(kafka),
             group_id=kafka.prefix + self._group.name,
             group_instance_id=self._instance,
             isolation_level="read_committed",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream_worker import topics
+from stream_worker.bootstrap import entry
 from stream_worker.lag import committed, count, members
 from stream_worker.settings import Settings
 
@@ -41,7 +42,7 @@ async def measure(settings: Settings, over_s: float = 2.0) -> list[GroupStatus]:
     await topics.require(kafka)
     async with (
         topics.admin(kafka) as admin,
-        AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed") as consumer,
+        AIOKafkaConsumer(**await entry(kafka), isolation_level="read_committed") as consumer,
     ):
         there = await topics.present(admin, kafka)
         pairs = [(group, topic) for group, inputs in GROUPS.items() for topic in inputs]

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorizationFailedError, for_code
 
-from stream_worker.bootstrap import answering
+from stream_worker.bootstrap import entry
 from stream_worker.closing import close_within
 from stream_worker.errors import Exit, UserError
+from stream_worker.security.refusals import why
 from stream_worker.settings import Kafka
 
 IMAGES = "images"
@@ -88,16 +89,19 @@ def config_of(topic: Topic, kafka: Kafka) -> dict[str, str]:
 
 @asynccontextmanager
 async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client. Raises UserError (exit code BROKER) where the broker can't be reached."""
-    servers = await answering(kafka.bootstrap_servers, kafka.request_timeout_ms)
-    client = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=kafka.request_timeout_ms)
+    """An admin client. Raises UserError (exit code BROKER) where the broker can't be reached or does not let us in."""
+    client = AIOKafkaAdminClient(**await entry(kafka), request_timeout_ms=kafka.request_timeout_ms)
     try:
         async with asyncio.timeout(kafka.request_timeout_ms / 1000):
             await client.start()
+            if not client._client.cluster.brokers():
+                # A token that was refused: aiokafka takes what follows for an answer, of a cluster without brokers.
+                raise KafkaConnectionError("the answer names no broker")
     except (KafkaError, TimeoutError, OSError, ValueError) as error:
         await close_within(STOP_S, client.close())
         raise UserError(
-            f"no Kafka broker answers at {kafka.bootstrap_servers} ({type(error).__name__}): start it, "
+            await why(kafka)
+            or f"no Kafka broker answers at {kafka.bootstrap_servers} ({type(error).__name__}): start it, "
             "or name another with kafka.bootstrap_servers",
             Exit.BROKER,
         ) from None
@@ -107,18 +111,29 @@ async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
         await close_within(STOP_S, client.close())
 
 
-async def present(client: AIOKafkaAdminClient, kafka: Kafka) -> dict[str, int]:
-    """Partitions of each of our topics that the broker has, by logical name."""
+class Counts(dict[str, int]):
+    """Partitions by the topic's logical name. `denied`: topics that we may not even ask for, there or not."""
+
+    denied: frozenset[str] = frozenset()
+
+
+async def present(client: AIOKafkaAdminClient, kafka: Kafka) -> Counts:
+    """Partitions of each of our topics that the broker has, and lets us see, by logical name."""
     names = [kafka.prefix + topic.name for topic in TOPICS]
     found = await client.describe_topics(names)
-    return {
-        entry["topic"].removeprefix(kafka.prefix): len(entry["partitions"])
-        for entry in found
-        if entry["error_code"] == 0
-    }
+    there = Counts(
+        (described["topic"].removeprefix(kafka.prefix), len(described["partitions"]))
+        for described in found
+        if described["error_code"] == 0
+    )
+    denied = [
+        described["topic"] for described in found if described["error_code"] == TopicAuthorizationFailedError.errno
+    ]
+    there.denied = frozenset(name.removeprefix(kafka.prefix) for name in denied)
+    return there
 
 
-async def counts(kafka: Kafka) -> dict[str, int]:
+async def counts(kafka: Kafka) -> Counts:
     """Partitions of each of our topics that there is, by logical name."""
     async with admin(kafka) as client:
         return await present(client, kafka)
@@ -180,9 +195,12 @@ async def problems(kafka: Kafka) -> list[str]:
     return lines
 
 
-def _missing(kafka: Kafka, there: Mapping[str, int], wanted: Sequence[str]) -> list[str]:
+def _missing(kafka: Kafka, there: Counts, wanted: Sequence[str]) -> list[str]:
     return [
-        f"topic {kafka.prefix}{name} is missing: create it with `stream-worker topics create`"
+        f"topic {kafka.prefix}{name} is not for us to see: {kafka.username or 'this user'} lacks its role's ACLs "
+        "(`stream-worker acls`)"
+        if name in there.denied
+        else f"topic {kafka.prefix}{name} is missing: create it with `stream-worker topics create`"
         for name in wanted
         if name not in there
     ]

@@ -25,7 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_worker import telemetry
-from stream_worker.bootstrap import answering
+from stream_worker.bootstrap import entry_again
 from stream_worker.closing import close_within
 from stream_worker.committed import ELSEWHERE, Committed, ask
 from stream_worker.errors import FatalError, FencedError, OutageError
@@ -85,7 +85,7 @@ class TransactionalProducer:
     async def start(self) -> None:
         """Become the owner. Raises OutageError where the broker does not answer in time."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=await answering(self._kafka.bootstrap_servers, self._kafka.request_timeout_ms),
+            **await entry_again(self._kafka),
             transactional_id=self._id,
             transaction_timeout_ms=self._kafka.transaction_timeout_ms,
             request_timeout_ms=self._kafka.request_timeout_ms,

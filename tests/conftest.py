@@ -24,8 +24,10 @@ from minio import Minio
 
 from stream_worker.errors import UserError
 from stream_worker.local_kafka import LocalKafka
+from tests.servers.certificates import available
 from tests.servers.postgres import PostgresServer, installed
 from tests.servers.s3 import S3Server
+from tests.servers.secured_kafka import SecuredKafka
 
 T = TypeVar("T")
 
@@ -80,6 +82,25 @@ def _prefix(kafka: str) -> Iterator[str]:
     yield name
     with contextlib.suppress(KafkaError, OSError, TimeoutError):
         run(_delete_topics(kafka, name))
+
+
+@pytest.fixture(scope="session")
+def secured() -> Iterator[SecuredKafka]:
+    """The session's Kafka with its authorizer on, and users by password, certificate and token."""
+    if not available():
+        if os.environ.get("CI"):
+            pytest.fail("no openssl to make certificates with (Debian: apt-get install openssl)", pytrace=False)
+        pytest.skip("no openssl here (Debian: apt-get install openssl)")
+    with tempfile.TemporaryDirectory(prefix="stream-worker-secured-", ignore_cleanup_errors=True) as folder:
+        broker = SecuredKafka(Path(folder))
+        try:
+            run(broker.start(timeout_s=300))
+        except UserError as error:
+            pytest.fail(f"no secured Kafka to test with: {error}", pytrace=False)
+        try:
+            yield broker
+        finally:
+            run(broker.stop())
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ takes the piece away; Kafka's compaction keeps no more than that. All of an imag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -38,6 +38,9 @@ BARRIER_KEY = b'["barrier"]'
 
 STOP_S = 5.0
 """Closing the consumer, at most: it holds nothing that could be lost."""
+
+OPEN: Mapping[str, Any] = {}
+"""A broker that asks nobody who they are; else `security.renewed`."""
 
 _POLL_MS = 50
 _DECODE_BATCH = 100
@@ -79,7 +82,13 @@ def keep_newest(newest: Newest, records: Iterable[Read]) -> None:
 
 
 async def mark(
-    bootstrap_servers: str, topic: str, lane: int, *, patience_s: float = 30.0, request_timeout_ms: int = 20_000
+    bootstrap_servers: str,
+    topic: str,
+    lane: int,
+    *,
+    patience_s: float = 30.0,
+    request_timeout_ms: int = 20_000,
+    security: Mapping[str, Any] = OPEN,
 ) -> int:
     """Write a barrier to partition `lane` of `topic` (its full name); its offset.
 
@@ -92,8 +101,10 @@ async def mark(
 
     Raises OutageError when the broker or the partition is away, or does not take it within `patience_s`.
     """
-    servers = await answering(bootstrap_servers, request_timeout_ms)
-    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all", request_timeout_ms=request_timeout_ms)
+    servers = await answering(bootstrap_servers, request_timeout_ms, **security)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=servers, acks="all", request_timeout_ms=request_timeout_ms, **security
+    )
     try:
         async with asyncio.timeout(patience_s):
             await producer.start()
@@ -116,6 +127,7 @@ async def restore(
     *,
     patience_s: float = 30.0,
     request_timeout_ms: int = 20_000,
+    security: Mapping[str, Any] = OPEN,
 ) -> None:
     """Call `take` with every piece that partition `lane` of `topic` (its full name) holds now, committed ones only.
 
@@ -130,9 +142,10 @@ async def restore(
     the record away, with a tombstone of its key.)
     """
     partition = TopicPartition(topic, lane)
-    bootstrap_servers = await answering(bootstrap_servers, request_timeout_ms)
+    bootstrap_servers = await answering(bootstrap_servers, request_timeout_ms, **security)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
+        **security,
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -24,6 +24,7 @@ from stream_worker.events import (
 )
 from stream_worker.headers import cloud_event
 from stream_worker.records import Headers, Output, Received
+from stream_worker.security import renewed
 from stream_worker.settings import Settings
 
 AT_ONCE = 4
@@ -53,6 +54,7 @@ class Aggregator:
         self._source = f"{self.name}/{worker}" if worker else self.name
         if settings.kafka.bootstrap_servers is None:
             raise UserError("setting kafka.bootstrap_servers: the aggregator needs a broker")
+        self._kafka = settings.kafka
         self._bootstrap_servers = settings.kafka.bootstrap_servers
         self._changelog = settings.kafka.prefix + topics.CHANGELOG
         self._request_timeout_ms = settings.kafka.request_timeout_ms
@@ -119,6 +121,7 @@ class Aggregator:
             lane,
             patience_s=1.5 * self._request_timeout_ms / 1000,
             request_timeout_ms=self._request_timeout_ms,
+            security=renewed(self._kafka),
         )
 
     async def _restored(self, lane: int, barrier: int) -> Join:
@@ -131,6 +134,7 @@ class Aggregator:
             join.take,
             patience_s=1.5 * self._request_timeout_ms / 1000,
             request_timeout_ms=self._request_timeout_ms,
+            security=renewed(self._kafka),
         )
         join.taken()
         return join

@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (service.app, use.app, runs.app, look.app):
+for commands in (service.app, use.app, runs.app, look.app, broker.app):
     app.add_typer(commands)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(broker.kafka_app, name="kafka")

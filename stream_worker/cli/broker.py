@@ -1,7 +1,8 @@
-"""Commands for the broker: the private Kafka of this machine, and the topics that the service needs."""
+"""Commands for the broker: the private Kafka of this machine, the topics that the service needs, who may do what."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -9,8 +10,10 @@ import typer
 from stream_worker.cli import console
 from stream_worker.errors import Exit, UserError
 from stream_worker.local_default import connected, kafka_folder
+from stream_worker.security.acl import Role
 
 kafka_app = typer.Typer(help="The private Kafka of this machine.", no_args_is_help=True)
+app = typer.Typer()
 topics_app = typer.Typer(help="The topics that the service needs.", no_args_is_help=True)
 
 
@@ -71,3 +74,40 @@ def topics_check(context: typer.Context) -> None:
     if lines:
         raise typer.Exit(Exit.TOPICS)
     console.out.print("all topics are as they should be")
+
+
+@app.command(
+    epilog="Example: [bold]stream-worker -b kafka:9092 acls --role reader --principal User:shop --group shop[/bold]"
+)
+def acls(
+    context: typer.Context,
+    roles: Annotated[list[Role] | None, typer.Option("--role", help="Unset: all of them.")] = None,
+    principal: Annotated[str | None, typer.Option(help="Who gets it; unset: User:<role>.")] = None,
+    group: Annotated[str | None, typer.Option(help="The consumer group of a reader's app.")] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply/--print", help="Give them, as the user of these settings; else print the commands.")
+    ] = False,
+    table: Annotated[bool, typer.Option("--table", help="All roles, as a Markdown table.")] = False,
+) -> None:
+    """Show or give the ACLs of each role: the least that its work needs (ops/security.md)."""
+    from stream_worker.security import acl, authorizing
+
+    if table:
+        sys.stdout.write(acl.markdown())
+        return
+    if principal is not None and len(roles or ()) != 1:
+        raise UserError("--principal takes one --role: several roles of one user are not least privilege")
+    if principal is not None and not principal.startswith("User:"):
+        raise UserError("--principal is written User:name")
+    for role in roles or list(Role):
+        who = principal or f"User:{role}"
+        own = group if role is Role.READER else None
+        if apply:
+            count = console.run(authorizing.apply(connected(context.obj).kafka, role, who, own))
+            console.out.print(f"{who} has the {count} ACLs of role {role}", highlight=False, markup=False)
+            continue
+        kafka = context.obj.kafka
+        servers = kafka.bootstrap_servers or "localhost:9092"
+        sys.stdout.write(f"# {role}: {acl.WHO[role]}\n")
+        lines = acl.commands(role, who, servers=servers, prefix=kafka.prefix, group=own)
+        sys.stdout.write("\n".join(lines) + "\n")

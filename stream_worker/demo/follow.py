@@ -15,6 +15,7 @@ from stream_worker import events, telemetry, topics
 from stream_worker.contract import decode
 from stream_worker.demo.record import RunRecord
 from stream_worker.errors import Exit, RecordFault, UserError
+from stream_worker.security import client
 from stream_worker.settings import Kafka
 
 READ: dict[str, type[events.Event]] = {
@@ -42,6 +43,7 @@ class Follower:
         self._consumer = AIOKafkaConsumer(
             *(kafka.prefix + topic for topic in READ),
             bootstrap_servers=kafka.bootstrap_servers,
+            **client(kafka),
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # a position that is gone meanwhile

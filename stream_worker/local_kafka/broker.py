@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -49,7 +49,8 @@ class LocalKafka:
 
     `port`: of the broker; None: a free one, kept for every later start of this object.
     `config`: Kafka's own settings, over ours. `cluster_id`: of the cluster that this node is formatted for; None:
-    one of its own. `progress` hears what takes long (the first fetch).
+    one of its own. `format_arguments`: further ones of `kafka-storage format`. `progress` hears what takes long (the
+    first fetch).
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LocalKafka:
         heap_mb: int = 512,
         config: Mapping[str, str] | None = None,
         cluster_id: str | None = None,
+        format_arguments: Sequence[str] = (),
         environ: Mapping[str, str] = os.environ,
         progress: Callable[[str], None] = _tell,
     ) -> None:
@@ -69,6 +71,7 @@ class LocalKafka:
         self._heap_mb = heap_mb
         self._config = dict(config or {})
         self._cluster_id = cluster_id or new_cluster_id()
+        self._format_arguments = tuple(format_arguments)
         self._environ = environ
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
@@ -177,10 +180,10 @@ class LocalKafka:
         shutil.rmtree(fresh, ignore_errors=True)  # of a start that was killed here
         self._write_config("format.properties", 9092, log_dirs=fresh.name)  # the ports are not kept
         command = self._command(java, classpath, "kafka.tools.StorageTool", "format")
+        cluster = f"--cluster-id={self._cluster_id}"  # an id may begin with "-"
+        arguments = [cluster, "--config=format.properties", *self._format_arguments]
         process = await asyncio.create_subprocess_exec(
-            *tied(
-                [*command, f"--cluster-id={self._cluster_id}", "--config=format.properties"]
-            ),  # an id may begin with "-"
+            *tied([*command, *arguments]),
             cwd=self.data_dir,
             env=dict(self._environ),
             stdin=asyncio.subprocess.DEVNULL,

@@ -6,7 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stream_worker.errors import UserError
+from stream_worker.security import secret
 from stream_worker.settings import Settings
+from stream_worker.settings import Store as StoreSettings
 from stream_worker.store.blobs import BlobStat, Store
 from stream_worker.store.directory import DirectoryStore
 
@@ -30,9 +32,10 @@ def open_store(settings: Settings) -> Store:
             parts.path.strip("/"),
             endpoint=store.endpoint,
             access_key=store.access_key,
-            secret_key=store.secret_key.get_secret_value() if store.secret_key else None,
+            secret_key=_secret_key(store),
             region=store.region,
             secure=store.secure,
+            ca_file=store.ca_file,
             create_bucket=store.create_bucket,
             timeout_s=store.timeout_s,
         )
@@ -41,3 +44,9 @@ def open_store(settings: Settings) -> Store:
     if store.url and "://" not in store.url:
         return DirectoryStore(Path(store.url).expanduser(), timeout_s=store.timeout_s)
     raise UserError(f"store.url {store.url!r} is no store: /folder, file:///folder or s3://bucket/prefix")
+
+
+def _secret_key(store: StoreSettings) -> str | None:
+    if store.secret_key_file is not None:
+        return secret(store.secret_key_file, "store.secret_key_file")
+    return None if store.secret_key is None else store.secret_key.get_secret_value()

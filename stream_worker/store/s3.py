@@ -9,6 +9,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import certifi
 import urllib3
@@ -23,6 +24,7 @@ from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from stream_worker.errors import Exit, Ours, OutageError, UserError
+from stream_worker.security import authorities
 from stream_worker.store.blobs import KEY, BlobStat, Store
 
 _ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
@@ -33,7 +35,9 @@ class S3Store(Store):
     """Blobs of one bucket, under a prefix.
 
     Without `access_key`, credentials are looked for where AWS's tools do: AWS_* variables, ~/.aws, the machine's
-    role. Raises UserError for an address that can't be one; nothing is sent before `check`.
+    role. `ca_file`: the authorities that may sign the server's certificate; None: the machine's and the usual ones.
+
+    Raises UserError for an address that can't be one, or a file without certificates; nothing is sent before `check`.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class S3Store(Store):
         secret_key: str | None = None,
         region: str | None = None,
         secure: bool = True,
+        ca_file: Path | None = None,
         create_bucket: bool = False,
         timeout_s: float = 20.0,
     ) -> None:
@@ -56,7 +61,7 @@ class S3Store(Store):
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._create_bucket = create_bucket
-        self._pool = _pool(timeout_s)
+        self._pool = _pool(timeout_s, ca_file)
         roles = [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=self._pool)]
         try:
             self._client = Minio(
@@ -170,10 +175,13 @@ class S3Store(Store):
             raise OutageError(f"{self.where}: {error}", Ours.STORE) from error
 
 
-def _pool(timeout_s: float) -> urllib3.PoolManager:
+def _pool(timeout_s: float, ca_file: Path | None) -> urllib3.PoolManager:
     """Connections with limits: of time, of attempts (a kept-alive connection may be stale), of redirects."""
-    context = ssl.create_default_context()  # the machine's authorities, or SSL_CERT_FILE ...
-    context.load_verify_locations(certifi.where())  # ... and the usual ones where a bare image has none
+    if ca_file is not None:
+        context = authorities(ca_file, "store.ca_file")
+    else:
+        context = ssl.create_default_context()  # the machine's authorities, or SSL_CERT_FILE ...
+        context.load_verify_locations(certifi.where())  # ... and the usual ones where a bare image has none
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=min(timeout_s, 5.0), read=timeout_s),
         maxsize=8,
@@ -192,4 +200,7 @@ def _cause(error: BaseException) -> str:
     """The plain word at the bottom of urllib3's nested errors."""
     while isinstance(reason := getattr(error, "reason", None), BaseException):
         error = reason
+    inner = error.args[0] if error.args else None
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted, {inner.verify_message} (store.ca_file)"
     return str(error).rpartition(": ")[2] or type(error).__name__

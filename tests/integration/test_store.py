@@ -20,6 +20,7 @@ from stream_worker.errors import Exit, OutageError, Reason, RecordFault, UserErr
 from stream_worker.events import BlobRef
 from stream_worker.store import BlobStat, DirectoryStore, Store
 from stream_worker.store.s3 import S3Store
+from tests.servers.certificates import Authority, available
 from tests.servers.s3 import S3Server
 
 JPEG = "image/jpeg"
@@ -222,3 +223,29 @@ async def test_wrong_credentials_are_one_clear_line_without_the_secret(
     with pytest.raises(OutageError):  # later, at work: ours to mend, not the record's
         await store.get(BlobRef(key="a", sha256="0" * 64, size=1, media_type=JPEG))
     await store.close()
+
+
+@pytest.fixture
+def https_server(tmp_path: Path) -> Iterator[tuple[S3Server, Authority]]:
+    """A server that speaks https, and whose certificate only this authority has signed."""
+    if not available():
+        pytest.skip("no openssl here (Debian: apt-get install openssl)")
+    authority = Authority(tmp_path / "ca")
+    keystore = authority.keystore(authority.sign("s3", "IP:127.0.0.1"), "sesame")
+    server = S3Server(tmp_path / "server", (keystore, "sesame"))
+    server.start()
+    yield server, authority
+    server.stop()
+
+
+async def test_https_with_an_authority_of_ones_own(https_server: tuple[S3Server, Authority], tmp_path: Path) -> None:
+    server, authority = https_server
+    at = {"endpoint": f"127.0.0.1:{server.secure_port}", "secure": True, "create_bucket": True}
+    async with s3_store(server, "tls", **at, ca_file=authority.ca_file) as store:
+        ref = await store.put_content("images", b"photo", JPEG)
+        assert await store.get(ref) == b"photo"
+    other = Authority(tmp_path / "other-ca", "another authority")
+    for wrong in ({"ca_file": other.ca_file}, {}):
+        with pytest.raises(UserError, match=r"its certificate is not trusted, .* \(store\.ca_file\)") as caught:
+            await s3_store(server, "tls", **{**at, **wrong}).check()
+        assert caught.value.exit_code == Exit.STORE

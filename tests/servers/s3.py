@@ -33,9 +33,12 @@ class S3Server:
     access_key = "tester"
     secret_key = "not-a-secret-but-checked"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keystore: tuple[Path, str] | None = None) -> None:
+        """`keystore`: a PKCS 12 file with its certificate, and the password; then it speaks https too."""
         self._folder = folder.absolute()
         self.port = free_port()
+        self.secure_port = free_port(but=self.port)
+        self._keystore = keystore
         self._process: subprocess.Popen[bytes] | None = None
         self._program: tuple[str, Path] | None = None
 
@@ -57,11 +60,18 @@ class S3Server:
         java, libraries = self._program
         self.data.mkdir(parents=True, exist_ok=True)
         (self._folder / "logback.xml").write_text(_LOGBACK)
+        secure = ""
+        if self._keystore is not None:
+            path, password = self._keystore
+            secure = (
+                f"s3proxy.secure-endpoint=https://{HOST}:{self.secure_port}\n"
+                f"s3proxy.keystore-path={path}\ns3proxy.keystore-password={password}\n"
+            )
         # basedir must be absolute: with a relative one the server's lists are empty.
         (self._folder / "s3proxy.properties").write_text(
             f"s3proxy.endpoint=http://{self.endpoint}\ns3proxy.authorization=aws-v4\n"
             f"s3proxy.identity={self.access_key}\ns3proxy.credential={self.secret_key}\n"
-            f"jclouds.provider=filesystem-nio2\njclouds.filesystem.basedir={self.data}\n"
+            f"{secure}jclouds.provider=filesystem-nio2\njclouds.filesystem.basedir={self.data}\n"
         )
         flags = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlogback.configurationFile=logback.xml"]
         command = [java, *flags, "-cp", f"{libraries}/*", "org.gaul.s3proxy.Main", "--properties"]
