@@ -8,6 +8,8 @@ import ssl
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -25,9 +27,10 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.security import authorities
-from stream_worker.store.blobs import KEY, BlobStat, Store
+from stream_worker.store.blobs import KEY, BlobStat, Store, refuse_key
 
 _ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
+_THERE = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _PUT_AT_ONCE = 5 * 2**30  # S3's largest single PUT, bytes
 
 
@@ -60,6 +63,7 @@ class S3Store(Store):
             raise UserError(f"store.url: {prefix!r} can't stand before keys (letters, digits, . _ - and /)")
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
+        self._url_of_server = f"{'https' if secure else 'http'}://{endpoint}/"
         self._create_bucket = create_bucket
         self._pool = _pool(timeout_s, ca_file)
         roles = [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=self._pool)]
@@ -80,6 +84,18 @@ class S3Store(Store):
         """Give back threads and connections. A call that is stuck is not waited for."""
         await super().close()
         self._pool.clear()
+
+    async def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store `data` where there is nothing yet (`If-None-Match: *`), and whether it was so.
+
+        A server that does not know conditional puts replaces what is there, and this says True.
+        """
+        refuse_key(key)
+        return await self._run(self._put_if_absent, key, data)
+
+    async def clock(self) -> datetime | None:
+        """The server's clock, to the second: what it says to somebody it does not know. None where it says none."""
+        return await self._run(self._clock)
 
     @property
     def _patience_s(self) -> float:
@@ -109,6 +125,25 @@ class S3Store(Store):
             self._client.put_object(
                 self.bucket, name, BytesIO(data), len(data), content_type=media_type, part_size=_PUT_AT_ONCE
             )
+
+    def _put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._outages():
+            try:
+                # minio's own `put_object` makes user metadata of a header that it does not know.
+                self._client._put_object(self.bucket, self._prefix + key, data, {"If-None-Match": "*"})
+            except S3Error as error:
+                if error.code in _THERE:
+                    return False
+                raise
+            return True
+
+    def _clock(self) -> datetime | None:
+        with self._outages():
+            said = self._pool.request("HEAD", self._url_of_server, retries=False).headers.get("Date")
+            try:
+                return None if said is None else parsedate_to_datetime(said)
+            except ValueError:
+                return None
 
     def _get(self, key: str, size: int) -> bytes | None:
         deadline = time.monotonic() + self._timeout_s
