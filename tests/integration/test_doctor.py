@@ -1,4 +1,4 @@
-"""`stream-worker doctor` on a real Kafka, a real S3 server and real folders: what is well, and each thing that is not."""
+"""`stream-worker doctor` on a real Kafka, a real S3 server, real folders: what is well, and each thing that is not."""
 
 from __future__ import annotations
 
@@ -81,15 +81,16 @@ async def ends(kafka: str, prefix: str) -> dict[str, int]:
     try:
         partitions = [TopicPartition(prefix + one.name, number) for one in topics.TOPICS for number in range(3)]
         written = sum((await consumer.end_offsets(partitions)).values())
-        return {"records": written, "groups": sum(name.startswith(prefix) for name, *_ in await admin.list_consumer_groups())}
+        return {
+            "records": written,
+            "groups": sum(name.startswith(prefix) for name, *_ in await admin.list_consumer_groups()),
+        }
     finally:
         await admin.close()
         await consumer.stop()
 
 
-def test_all_is_well_and_nothing_is_changed(
-    kafka: str, prefix: str, s3: S3Server, bucket: str, tmp_path: Path
-) -> None:
+def test_all_is_well_and_nothing_is_changed(kafka: str, prefix: str, s3: S3Server, bucket: str, tmp_path: Path) -> None:
     where = {**on(kafka, prefix), **in_bucket(s3, bucket)}
     assert stream_worker(tmp_path, "topics", "create", timeout_s=300, **where).returncode == Exit.OK
     code, found = doctor(tmp_path, **where)
