@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from minio import Minio
 
 from stream_worker import topics
-from stream_worker.doctor import reach, rights
+from stream_worker.doctor import child, reach, rights
 from stream_worker.doctor.check import Finding, Part, State
 from stream_worker.errors import Exit
 from stream_worker.inference import NVIDIA
@@ -175,6 +176,21 @@ def test_a_full_disk_is_said(tmp_path: Path, nowhere: dict[str, str]) -> None:
         code, found = doctor(tmp_path, "--role", "publisher", **nowhere)
     assert code == Exit.FAILED
     assert states(found, "disk") == {"failed"}
+
+
+async def test_a_program_that_hangs_is_killed(tmp_path: Path) -> None:
+    """As a kernel does on a GPU that has fallen off its bus: it costs its time limit, and leaves nobody behind."""
+    mark = tmp_path / "pid"
+    program = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(3600)"
+    section = Settings().reconstructor
+    assert "no answer" in (await child.answer(section, program, [str(mark)], 0.2))["fault"]
+    mark.unlink(missing_ok=True)
+    asked = asyncio.create_task(child.answer(section, program, [str(mark)], 3600))
+    while not (mark.exists() and mark.read_text().endswith("\n")):  # noqa: ASYNC110  # a file tells nobody
+        await asyncio.sleep(0.05)
+    asked.cancel()
+    await asyncio.wait([asked])
+    assert not Path(f"/proc/{int(mark.read_text())}").exists()
 
 
 def test_rights_are_tried_and_a_refusal_says_why(secured: SecuredKafka, tmp_path: Path) -> None:
