@@ -177,7 +177,13 @@ async def _visible(client: AIOKafkaAdminClient, kafka: Kafka) -> None:
 
 async def problems(kafka: Kafka) -> list[str]:
     """What stands between these topics and a running service; one line each, none if all is well."""
-    there = await counts(kafka)
+    return problems_in(kafka, await counts(kafka))
+
+
+def problems_in(kafka: Kafka, there: Counts, names: Sequence[str] | None = None) -> list[str]:
+    """The same of topics that were counted. With `names`, that these are there is enough, as in `require`."""
+    if names is not None:
+        return _missing(kafka, there, names)
     lines = _missing(kafka, there, [topic.name for topic in TOPICS])
     lines += [
         f"topic {kafka.prefix}{topic.name} has {there[topic.name]} partitions, too few: "

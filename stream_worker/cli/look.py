@@ -10,11 +10,15 @@ import typer
 from rich.table import Column, Table
 
 from stream_worker.cli import console
+from stream_worker.doctor.check import Part, State
 from stream_worker.errors import Exit
 from stream_worker.local_default import connected
 from stream_worker.settings import markdown, shown
 
 app = typer.Typer()
+
+STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red", State.NOT_CHECKED: "dim"}
+"""How a finding of the doctor is shown."""
 
 
 @app.command(epilog="Example: [bold]stream-worker status[/bold]")
@@ -56,6 +60,34 @@ def audit(
     else:
         show(report, console.out)
     if not report.holds:
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command(epilog="Example: [bold]stream-worker -c production.toml doctor --role detector[/bold]")
+def doctor(
+    context: typer.Context,
+    roles: Annotated[list[Part] | None, typer.Option("--role", help="What is to run here; unset: all of them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Look at what a worker here would need: broker, topics, ACLs, store, clock, GPU, weights, disk. Exit code 1: no.
+
+    Each line says how it is, what was seen, and what to do. Changes nothing, but for a blob that is put, read and
+    removed again; may run beside the service, and shows no secret.
+    """
+    from stream_worker.doctor.check import holds, plain
+    from stream_worker.doctor.examination import examine
+
+    findings = console.run(examine(context.obj, list(dict.fromkeys(roles or Part))))
+    if as_json:
+        sys.stdout.write(orjson.dumps(plain(findings), option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        for finding in findings:
+            line = f"{finding.state:<12}{finding.check:<10}{console.printable(finding.seen)}"
+            console.out.print(line, style=STYLES[finding.state], highlight=False, markup=False, soft_wrap=True)
+            if finding.do:
+                what = f"{'':<22}-> {console.printable(finding.do)}"
+                console.out.print(what, highlight=False, markup=False, soft_wrap=True)
+    if not holds(findings):
         raise typer.Exit(Exit.FAILED)
 
 

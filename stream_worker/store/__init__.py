@@ -16,7 +16,7 @@ from stream_worker.store.directory import DirectoryStore
 if TYPE_CHECKING:
     from stream_worker.store.photos import S3Photos
 
-__all__ = ["BlobStat", "DirectoryStore", "Store", "open_photos", "open_store"]
+__all__ = ["BlobStat", "DirectoryStore", "Store", "folder_of", "open_photos", "open_store"]
 
 
 def open_store(settings: Settings) -> Store:
@@ -25,9 +25,9 @@ def open_store(settings: Settings) -> Store:
     `async with` checks that it can be used, and closes it. Raises UserError for an address that names no store.
     """
     store = settings.store
-    if store.url is None:
-        return DirectoryStore(settings.local.data_dir / "store", timeout_s=store.timeout_s)
-    parts = urlsplit(store.url)
+    if (folder := folder_of(settings)) is not None:
+        return DirectoryStore(folder, timeout_s=store.timeout_s)
+    parts = urlsplit(store.url or "")
     if parts.scheme == "s3" and parts.netloc:
         from stream_worker.store.s3 import S3Store  # minio is half a second of a folder's worker's start
 
@@ -43,10 +43,6 @@ def open_store(settings: Settings) -> Store:
             create_bucket=store.create_bucket,
             timeout_s=store.timeout_s,
         )
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return DirectoryStore(Path(unquote(parts.path)), timeout_s=store.timeout_s)
-    if store.url and "://" not in store.url:
-        return DirectoryStore(Path(store.url).expanduser(), timeout_s=store.timeout_s)
     raise UserError(f"store.url {store.url!r} is no store: /folder, file:///folder or s3://bucket/prefix")
 
 
@@ -72,6 +68,17 @@ def open_photos(settings: Settings) -> S3Photos:
             timeout_s=store.timeout_s,
         )
     )
+
+
+def folder_of(settings: Settings) -> Path | None:
+    """The folder that is the store; None where it is none. Nothing is made."""
+    url = settings.store.url
+    if url is None:
+        return settings.local.data_dir / "store"
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return Path(unquote(parts.path))
+    return Path(url).expanduser() if url and "://" not in url else None
 
 
 def _secret_key(store: StoreSettings) -> str | None:

@@ -13,7 +13,7 @@ from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.store.blobs import BlobStat, Store
 
 # Hidden names, which no key has.
-_MARK = ".check"
+MARK = ".check"
 _SCRATCH = ".put"
 _LEFT_S = 3600.0
 """A scratch file this old is no living writer's. (One that is after all writes again: its rename fails.)"""
@@ -31,14 +31,14 @@ class DirectoryStore(Store):
         super().__init__(f"store folder {self.root}", timeout_s)
         try:
             (self.root / _SCRATCH).mkdir(parents=True, exist_ok=True)
-            (self.root / _MARK).touch()
+            (self.root / MARK).touch()
         except OSError as error:
             raise UserError(f"{self.where} can't be made: {error.strerror}", Exit.STORE) from None
 
     def _check(self) -> None:
         with self._outages():
             self._sweep()
-            self._write(self.root / _MARK, b"")
+            self._write(self.root / MARK, b"")
 
     def _put(self, key: str, data: bytes, media_type: str, anew: bool) -> None:
         path = self.root / key
@@ -130,5 +130,5 @@ class DirectoryStore(Store):
             raise OutageError(f"{self.where}: {error.strerror}", Ours.STORE) from error
 
     def _require_mark(self) -> None:
-        if not (self.root / _MARK).is_file():
+        if not (self.root / MARK).is_file():
             raise OutageError(f"{self.where} is away", Ours.STORE)

@@ -8,6 +8,8 @@ import ssl
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -25,10 +27,11 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.security import authorities
-from stream_worker.store.blobs import KEY, BlobStat, Store
+from stream_worker.store.blobs import KEY, BlobStat, Store, refuse_key
 
 AWS = "s3.amazonaws.com"
 ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
+_THERE = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _PUT_AT_ONCE = 5 * 2**30  # S3's largest single PUT, bytes
 
 
@@ -55,6 +58,7 @@ class Server:
         timeout_s: float,
     ) -> None:
         self.where = where
+        self._url = f"{'https' if secure else 'http'}://{endpoint}/"
         self._timeout_s = timeout_s
         self._pool = _pool(timeout_s, ca_file)
         roles = [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=self._pool)]
@@ -99,6 +103,15 @@ class Server:
             finally:
                 response.close()
                 response.release_conn()
+
+    def clock(self) -> datetime | None:
+        """Its clock, to the second: what it says to somebody it does not know. None where it says none."""
+        with self.outages():
+            said = self._pool.request("HEAD", self._url, retries=False).headers.get("Date")
+            try:
+                return None if said is None else parsedate_to_datetime(said)
+            except ValueError:
+                return None
 
     @contextlib.contextmanager
     def outages(self) -> Iterator[None]:
@@ -156,6 +169,18 @@ class S3Store(Store):
         await super().close()
         self._server.close()
 
+    async def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store `data` where there is nothing yet (`If-None-Match: *`), and whether it was so.
+
+        A server that does not know conditional puts replaces what is there, and this says True.
+        """
+        refuse_key(key)
+        return await self._run(self._put_if_absent, key, data)
+
+    async def clock(self) -> datetime | None:
+        """The server's clock, to the second: what it says to somebody it does not know. None where it says none."""
+        return await self._run(self._server.clock)
+
     @property
     def _patience_s(self) -> float:
         return 2 * self._timeout_s + 5  # two attempts, and a name to resolve
@@ -184,6 +209,17 @@ class S3Store(Store):
             self._client.put_object(
                 self.bucket, name, BytesIO(data), len(data), content_type=media_type, part_size=_PUT_AT_ONCE
             )
+
+    def _put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._outages():
+            try:
+                # minio's own `put_object` makes user metadata of a header that it does not know.
+                self._client._put_object(self.bucket, self._prefix + key, data, {"If-None-Match": "*"})
+            except S3Error as error:
+                if error.code in _THERE:
+                    return False
+                raise
+            return True
 
     def _get(self, key: str, size: int) -> bytes | None:
         return self._server.read(self.bucket, self._prefix + key, size)
