@@ -16,6 +16,8 @@ from stream_worker.doctor.reach import connection
 from stream_worker.settings import Kafka
 from stream_worker.topics import Counts, Topic
 
+CUT = "mend kafka.partitions; or, with nothing in flight, add partitions: kafka-topics.sh --alter --partitions"
+"""`topics create` makes what is missing; it changes nothing that is there. Keys move where partitions are added."""
 TOPIC = 2
 """A topic, as DescribeConfigs numbers its resources."""
 READ = ("cleanup.policy", "retention.ms", "max.message.bytes", "message.timestamp.type", "min.insync.replicas")
@@ -62,10 +64,7 @@ async def layout(kafka: Kafka, parts: Collection[Part]) -> list[Finding]:
 def judged(kafka: Kafka, wanted: Collection[Topic], counts: Counts, found: Mapping[str, Found]) -> list[Finding]:
     """What is wrong, or that nothing is."""
     only = None if len(wanted) == len(topics.TOPICS) else [one.name for one in wanted]
-    findings = [
-        failed("topics", *_halves(line, "`stream-worker topics create`; kafka.partitions must fit the cluster"))
-        for line in topics.problems_in(kafka, counts, only)
-    ]
+    findings = [failed("topics", *_halves(line, CUT)) for line in topics.problems_in(kafka, counts, only)]
     for one in wanted:
         if one.name in found:
             findings += _cut(kafka, one, found[one.name])

@@ -21,7 +21,7 @@ from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_worker.doctor.check import Finding, Part, failed, not_checked, ok
-from stream_worker.doctor.reach import connection
+from stream_worker.doctor.reach import FETCH, connection
 from stream_worker.security.acl import Grant, Operation, Pattern, Resource, Role, grants
 from stream_worker.settings import Kafka
 
@@ -103,6 +103,9 @@ def _batch() -> bytes:
 
 
 def _codes(response: Any) -> frozenset[int]:
+    if response.API_KEY == FETCH:
+        # aiokafka's `to_object` can't take a list that is null, as that of aborted transactions may be.
+        return frozenset(code for _, partitions in response.topics for _, code, *_ in partitions)
     return frozenset(_walk(response.to_object()))
 
 
