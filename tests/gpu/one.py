@@ -26,6 +26,8 @@ from stream_worker.models.host import ModelHost, ModelResult
 from tests.gpu import upstream
 
 WIDTH, HEIGHT = 1024, 768
+PHASES = ("pointmap", "preprocess", "condition", "stage1", "stage2", "decode")
+"""The model's own."""
 WINDOW = 3
 """As a reconstructor's: one in the model, the next one behind it, the last one on its way out."""
 
@@ -98,6 +100,7 @@ async def measured(host: ModelHost, folder: Path, voxels: int, args: argparse.Na
     found.sort(key=lambda one: one.started_at)
     periods = [after.started_at - before.started_at for before, after in itertools.pairwise(found)]
     times = [one.header["times"] for one in found]
+    beyond = [period / sum(row.values()) - 1 for period, row in zip(periods, map(own, times), strict=False)]
     spans = [one.header["span"] for one in found]
     result = {
         "voxels": found[0].header["voxels"],
@@ -107,6 +110,7 @@ async def measured(host: ModelHost, folder: Path, voxels: int, args: argparse.Na
         "period_s": statistics.median(periods),
         "shortest_s": min(periods),
         "longest_s": max(periods),
+        "beyond_share": statistics.median(beyond),
         "busy_s": statistics.median(one.busy_s for one in found),
         "write_s": statistics.median(one.body_s for one in found),
         "span_s": statistics.median(ended - began for began, ended in spans),
@@ -120,6 +124,11 @@ async def measured(host: ModelHost, folder: Path, voxels: int, args: argparse.Na
     if args.upstream_ply:
         result["upstream_ply_s"] = statistics.median(await upstream_ply(host, asked))
     return result
+
+
+def own(times: dict[str, float]) -> dict[str, float]:
+    """The model's own phases, of an object's `times`."""
+    return {phase: times.get(f"{phase}_s", 0.0) for phase in PHASES}
 
 
 async def upstream_ply(host: ModelHost, asked: tuple[dict[str, Any], bytes]) -> Sequence[float]:
