@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from stream_worker.errors import UserError
@@ -15,6 +15,9 @@ from stream_worker.store.directory import DirectoryStore
 
 if TYPE_CHECKING:
     from stream_worker.store.photos import S3Photos
+
+AWS = "s3.amazonaws.com"
+"""The S3 server where none is named."""
 
 __all__ = ["BlobStat", "DirectoryStore", "Store", "folder_of", "open_photos", "open_store"]
 
@@ -34,14 +37,8 @@ def open_store(settings: Settings) -> Store:
         return S3Store(
             parts.netloc,
             parts.path.strip("/"),
-            endpoint=store.endpoint,
-            access_key=store.access_key,
-            secret_key=_secret_key(store),
-            region=store.region,
-            secure=store.secure,
-            ca_file=store.ca_file,
             create_bucket=store.create_bucket,
-            timeout_s=store.timeout_s,
+            **_server(store),
         )
     raise UserError(f"store.url {store.url!r} is no store: /folder, file:///folder or s3://bucket/prefix")
 
@@ -52,22 +49,10 @@ def open_photos(settings: Settings) -> S3Photos:
     Raises UserError for an address that can't be one.
     """
     from stream_worker.store.photos import S3Photos
-    from stream_worker.store.s3 import AWS, Server
+    from stream_worker.store.s3 import Server
 
-    store = settings.store
-    endpoint = store.endpoint or AWS
-    return S3Photos(
-        Server(
-            f"S3 server {endpoint}",
-            endpoint=endpoint,
-            access_key=store.access_key,
-            secret_key=_secret_key(store),
-            region=store.region,
-            secure=store.secure,
-            ca_file=store.ca_file,
-            timeout_s=store.timeout_s,
-        )
-    )
+    server = _server(settings.store)
+    return S3Photos(Server(f"S3 server {server['endpoint']}", **server))
 
 
 def folder_of(settings: Settings) -> Path | None:
@@ -79,6 +64,19 @@ def folder_of(settings: Settings) -> Path | None:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return Path(unquote(parts.path))
     return Path(url).expanduser() if url and "://" not in url else None
+
+
+def _server(store: StoreSettings) -> dict[str, Any]:
+    """What `s3.Server` is told, whatever is read there."""
+    return {
+        "endpoint": store.endpoint or AWS,
+        "access_key": store.access_key,
+        "secret_key": _secret_key(store),
+        "region": store.region,
+        "secure": store.secure,
+        "ca_file": store.ca_file,
+        "timeout_s": store.timeout_s,
+    }
 
 
 def _secret_key(store: StoreSettings) -> str | None:

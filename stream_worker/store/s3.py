@@ -29,7 +29,6 @@ from stream_worker.errors import Exit, Ours, OutageError, UserError
 from stream_worker.security import authorities
 from stream_worker.store.blobs import KEY, BlobStat, Store, refuse_key
 
-AWS = "s3.amazonaws.com"
 ABSENT = frozenset({"NoSuchKey", "NoSuchObject"})
 _THERE = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _PUT_AT_ONCE = 5 * 2**30  # S3's largest single PUT, bytes
@@ -136,7 +135,7 @@ class S3Store(Store):
         bucket: str,
         prefix: str = "",
         *,
-        endpoint: str | None = None,
+        endpoint: str,
         access_key: str | None = None,
         secret_key: str | None = None,
         region: str | None = None,
@@ -145,7 +144,6 @@ class S3Store(Store):
         create_bucket: bool = False,
         timeout_s: float = 20.0,
     ) -> None:
-        endpoint = endpoint or AWS
         super().__init__(f"S3 store {endpoint}/{bucket}", timeout_s)
         if prefix and (len(prefix) > 100 or not KEY.fullmatch(prefix)):
             raise UserError(f"store.url: {prefix!r} can't stand before keys (letters, digits, . _ - and /)")

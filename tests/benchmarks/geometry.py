@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -75,8 +76,9 @@ def main() -> None:
     logits = blob()
     for width, height in [(1280, 960), (4000, 3000)]:
         letterbox, box = Letterbox(width, height, 640), (0, 0, width, height)
-        timed(f"a mask of {width} x {height}", lambda: full_resolution_mask(logits, box, letterbox).rle())  # noqa: B023
-        timed(f"a mask of {width} x {height}, every pixel", lambda: by_pixel(logits, letterbox))  # noqa: B023
+        ours = partial(full_resolution_mask, logits, box, letterbox)
+        timed(f"a mask of {width} x {height}", lambda made=ours: made().rle())
+        timed(f"a mask of {width} x {height}, every pixel", partial(by_pixel, logits, letterbox))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Worker:
     async def restored(self) -> float:
         """Wait until all lanes are; the seconds that it took."""
         async with asyncio.timeout(WITHIN_S):
-            while (took := restored_s(self._lines(), self._settings.kafka.partitions)) is None:  # noqa: ASYNC110
+            while (took := restored_s(self._lines(), self._settings.kafka.partitions)) is None:  # noqa: ASYNC110  # logs
                 await asyncio.sleep(0.2)
         return took
 

@@ -15,33 +15,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import heapq
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from aiokafka.partitioner import murmur2
 
-from stream_worker import topics
 from stream_worker.events import object_id
-from stream_worker.local_kafka import LocalKafka
-from stream_worker.publish import Publisher
-from stream_worker.results import Results
-from stream_worker.settings import Detector, Images, Kafka, Local, Log, Reconstructor, Settings, Up
-from stream_worker.supervisor import Supervisor
-from stream_worker.up import plan
 from tests.benchmarks import states
-from tests.benchmarks.timed import photo
-from tests.photo_server import serving
-
-READY_S = 180.0
-LAST_S = 600.0
-PARTITIONS = 12
+from tests.benchmarks.schedules import Photo, detected, list_schedule
+from tests.benchmarks.service import PARTITIONS, timed_service
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +43,11 @@ class Scenario:
     def name(self) -> str:
         return f"{self.images} x {self.objects}, {self.image_s:g} s an image, {self.object_s:g} s an object"
 
+    @property
+    def photos(self) -> list[Photo]:
+        """All of them published at once."""
+        return [Photo(0.0, self.image_s, (self.object_s,) * self.objects)] * self.images
+
 
 SCENARIOS = (
     *(Scenario(images, objects) for images, objects in ((1, 1), (1, 3), (4, 1), (4, 3), (10, 3), (10, 5))),
@@ -66,30 +55,20 @@ SCENARIOS = (
 )
 
 
-def schedule(scenario: Scenario, gpus: int, owners: Sequence[int] | None = None) -> float:
-    """Seconds that it takes where nothing costs anything. `owners`: the GPU of each object; None: the next free one."""
-    detectors = [0.0] * gpus
-    ready = []
-    for _ in range(scenario.images):
-        done = heapq.heappop(detectors) + scenario.image_s
-        heapq.heappush(detectors, done)
-        ready += [done] * scenario.objects
-    free = [0.0] * gpus
-    for number, moment in enumerate(sorted(ready)):
-        gpu = free.index(min(free)) if owners is None else owners[number]
-        free[gpu] = max(free[gpu], moment) + scenario.object_s
-    return max([*free, *ready])
-
-
 def hashed(scenario: Scenario, gpus: int, run: str) -> float:
-    """The same where the partition is that of the key, and GPUs have partitions in equal parts."""
+    """Seconds where nothing costs anything, but the GPU is that of the key's partition; all have equally many."""
     keys = [
         object_id(f"{run}-{image}", "live", index)
         for image in range(scenario.images)
         for index in range(scenario.objects)
     ]
     partitions = [(murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS for key in keys]
-    return schedule(scenario, gpus, [partition * gpus // PARTITIONS for partition in partitions])
+    owners = [partition * gpus // PARTITIONS for partition in partitions]
+    ready = [moment for moment in detected(scenario.photos, gpus) for _ in range(scenario.objects)]
+    free = [0.0] * gpus
+    for moment, gpu in sorted(zip(ready, owners, strict=True)):
+        free[gpu] = max(free[gpu], moment) + scenario.object_s
+    return max([*free, *ready])
 
 
 async def pool(scenario: Scenario, gpus: int) -> float:
@@ -127,62 +106,21 @@ async def pool(scenario: Scenario, gpus: int) -> float:
     return took
 
 
-async def service(settings: Settings, scenario: Scenario, base: str, run: str) -> float:
-    """Seconds from the first publish to the last completed event."""
-    names = [f"{run}-{number}" for number in range(scenario.images)]
-    waiting = set(names)
-    millis = f"{round(1000 * scenario.image_s)}/{scenario.objects}/{round(1000 * scenario.object_s)}"
-    async with Results(settings) as results, Publisher(settings) as publisher:
-        await asyncio.sleep(1.5)  # the balance of before has been measured
-        began = time.monotonic()
-        await asyncio.gather(*(publisher.publish(f"{base}/{millis}/{name}", image_id=name) for name in names))
-        async with asyncio.timeout(LAST_S):
-            async for image in results:
-                if image.image_id in waiting and image.status != "complete":
-                    sys.exit(f"{image.image_id} is {image.status}")
-                waiting.discard(image.image_id)
-                if not waiting:
-                    return time.monotonic() - began
-    raise AssertionError
-
-
 async def measure(told: argparse.Namespace) -> int:
     """All scenarios."""
-    numbers: dict[str, int] = {}
-
-    def answer(path: str) -> tuple[int, str, bytes]:
-        image_ms, objects, object_ms = (int(part) for part in path.split("/")[1:4])
-        number = numbers.setdefault(path, len(numbers))
-        return 200, "image/png", photo(number, image_ms, [object_ms] * objects)
-
     good = True
     rows = []
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-worker-makespan-")))
-        base = stack.enter_context(serving(answer))
-        broker = await stack.enter_async_context(LocalKafka(folder / "broker"))
-        settings = Settings(
-            kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, partitions=PARTITIONS),
-            local=Local(data_dir=folder / "data"),
-            images=Images(allow_networks=[f"127.0.0.1/32:{base.rpartition(':')[2]}"]),
-            detector=Detector(model="tests.benchmarks.timed:TimedDetector", threads=1),
-            reconstructor=Reconstructor(model="tests.benchmarks.timed:TimedDots", threads=1),
-            up=Up(detectors=told.gpus, reconstructors=told.gpus, aggregators=1),
-            log=Log(format="json", level="warning"),
-        )
-        await topics.create(settings.kafka)
-        supervisor = await stack.enter_async_context(Supervisor(settings, plan(settings, []), folder / "logs"))
-        await supervisor.ready(READY_S)
-        await service(settings, Scenario(8, 2, 0.05, 0.1), base, "warm")
+    async with timed_service(told.gpus, told.gpus) as service:
+        await service.completed(Scenario(8, 2, 0.05, 0.1).photos, "warm")
         print(f"{told.gpus} GPUs, {told.runs} runs; makespan / ideal: median (least to most)\n")
         print("| images x objects | ideal, s | the service | a pool in one process | key hashing | at most |")
         print("|---|---|---|---|---|---|")
         for scenario in told.scenarios:
-            ideal = schedule(scenario, told.gpus)
+            ideal = max(list_schedule(scenario.photos, told.gpus, told.gpus))
             whole, pooled, by_key = [], [], []
             for number in range(told.runs):
                 run = f"{scenario.name}-{number}".replace(" ", "_").replace("/", "_")
-                whole.append(await service(settings, scenario, base, run) / ideal)
+                whole.append(max(ended for _, ended in await service.completed(scenario.photos, run)) / ideal)
                 pooled.append(await pool(scenario, told.gpus) / ideal)
                 by_key.append(hashed(scenario, told.gpus, run) / ideal)
             good &= statistics.median(whole) <= scenario.limit

@@ -11,22 +11,18 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from stream_worker import topics
 from stream_worker.contract import encode
 from stream_worker.events import (
-    BlobRef,
     DetectedObject,
     DetectionEvent,
-    Geometry,
     ImageEvent,
     Model,
-    OrientedBox,
     PhotoRef,
-    Pose,
-    ReconstructionEvent,
     object_id,
     utc_now,
 )
 from stream_worker.lag import committed
 from stream_worker.settings import Kafka
 from tests.benchmarks.figures import Seen
+from tests.unit.aggregator import examples
 
 Record = tuple[bytes, bytes]
 """Key and value."""
@@ -75,42 +71,9 @@ def manifest(number: int, objects: int) -> Record:
 def result(number: int, index: int) -> Record:
     """An event of the topic `reconstructions`: this object of the image, reconstructed."""
     name, now = f"image-{number}", utc_now()
-    event = ReconstructionEvent(
-        object_id=object_id(name, "live", index),
-        image_id=name,
-        run="live",
-        index=index,
-        status="reconstructed",
-        label="sofa",
-        confidence=round(0.9 - index / 100, 2),
-        box=[1.5, 2.5, 30.25, 40.125],
-        ply=BlobRef(
-            key=f"reconstructions/{'f' * 64}/{'b' * 64}.ply", sha256="b" * 64, size=10**6, media_type="application/ply"
-        ),
-        geometry=Geometry(
-            gaussians=12345,
-            frame="camera, x right, y down, z forward",
-            unit="relative",
-            oriented_box=OrientedBox(
-                center=[0.1234567, 0.2345678, 1.3456789],
-                rotation=[[1.0, 0.0, 0.0], [0.0, 0.9876543, 0.1234567], [0.0, -0.1234567, 0.9876543]],
-                width=1.23456789,
-                height=0.987654321,
-                depth=0.87654321,
-            ),
-            volume=0.7654321987,
-            volume_method="voxels",
-            pose=Pose(rotation=[0.9, 0.1, 0.2, 0.3], translation=[0.1234567, 0.2345678, 1.3456789], scale=0.7654321),
-        ),
-        model=Model(name="none", version="1"),
-        fingerprint="f" * 64,
-        settings={"seed": 42, "max_gaussians": 20000},
-        device="cpu",
-        published_at=now,
-        reconstructed_at=now,
-        deadline_at=now + DEADLINE,
-        times={"queue": 0.0123, "wait": 0.0045, "reconstruct": 7.0123, "store": 0.0345},
-    )
+    moments = {"published_at": now, "reconstructed_at": now, "deadline_at": now + DEADLINE}
+    times = {"queue": 0.0123, "wait": 0.0045, "reconstruct": 7.0123, "store": 0.0345}
+    event = examples.result(index, name).model_copy(update={**moments, "times": times})
     return name.encode(), encode(event)
 
 

@@ -319,10 +319,10 @@ def rewritten(text: str, found: Mapping[str, State]) -> str:
     """The page with what was found in its places. Raises ValueError where a benchmark has no place."""
     for name, state in found.items():
         place = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        written = section(state)
-        if not place.search(text):
+        old = place.search(text)
+        if old is None:
             raise ValueError(f"the page has no place for {name}")
-        text = place.sub(lambda match, new=written: match[1] + new + match[2], text)  # type: ignore[misc]
+        text = text[: old.start()] + old[1] + section(state) + old[2] + text[old.end() :]
     return text
 
 

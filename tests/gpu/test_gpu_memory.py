@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
-from stream_worker.models.gpu_memory import HELD, LIMIT, held, keep_within  # noqa: E402
+from stream_worker.models.gpu_memory import HELD, LIMIT, held, keep_within  # noqa: E402  # after the skip
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 

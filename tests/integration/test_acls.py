@@ -159,7 +159,7 @@ async def coordinators(kafka: Kafka) -> None:
     try:
         async with asyncio.timeout(60):
             for kind in (0, 1):
-                while codes(await connection.send(FindCoordinatorRequest("any", kind))) & NOT_YET:  # noqa: ASYNC110
+                while codes(await connection.send(FindCoordinatorRequest("any", kind))) & NOT_YET:  # noqa: ASYNC110  # asked
                     await asyncio.sleep(0.2)
     finally:
         connection.close()

@@ -296,7 +296,7 @@ async def test_a_password_changes_at_the_next_connection(secured: SecuredKafka) 
         return False
 
     async with asyncio.timeout(60):  # the broker hears of it by the metadata log
-        while not await is_refused():  # noqa: ASYNC110
+        while not await is_refused():  # noqa: ASYNC110  # nobody tells, but who asks
             await asyncio.sleep(0.1)
     (secured.folder / "letters.password").write_text("password-of-letters-2")
     assert await asked(kafka, arguments, "any") == 29

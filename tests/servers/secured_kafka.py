@@ -112,7 +112,7 @@ class SecuredKafka(LocalKafka):
             await authorizing.apply(self.by_password(ROOT, prefix), role, f"User:{role}", APP_GROUP)
         # The authorizer hears of ACLs by the metadata log, a moment later and in their order: the admin's come last.
         async with asyncio.timeout(60):
-            while (await topics.counts(self.by_password(Role.ADMIN, prefix))).denied:  # noqa: ASYNC110
+            while (await topics.counts(self.by_password(Role.ADMIN, prefix))).denied:  # noqa: ASYNC110  # asked
                 await asyncio.sleep(0.1)
         await topics.create(self.by_password(Role.ADMIN, prefix))
 
